@@ -1,0 +1,365 @@
+"""Parquet rows to token ids and a loss mask, tokenised once and kept as flat arrays.
+
+A row of n tokens becomes ``input_ids`` (n,), ``position_ids`` 0 .. n-1 and ``loss_mask`` (n,): 1 where the token is
+a target. The first token of a row is never a target, since nothing comes before it.
+"""
+
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+from verl.dft.prompts import PromptFormat
+
+TRUNCATIONS = ("right", "left", "drop", "error")
+ROWS_AT_A_TIME = 1024
+
+Segment = tuple[str, bool]  # a piece of text, and whether its tokens are targets
+
+
+@dataclass(frozen=True)
+class RowFormat:
+    """Where a row keeps its text, and how that text becomes tokens.
+
+    Single turn: ``row[prompt_key][k1][k2]...`` is the question (text or chat messages), likewise the response; the
+    tokens are ``prompt format + response + response_end``, and all tokens of response and end are targets.
+    Multi turn: ``row[messages_key]`` is a conversation; what the chat template writes for each assistant turn, up to
+    the last non-blank character, is a target.
+    """
+
+    prompt_format: PromptFormat
+    response_end: str
+    max_length: int
+    truncation: str = "right"
+    prompt_keys: Sequence[str] = ("question",)
+    response_keys: Sequence[str] = ("answer",)
+    multiturn: bool = False
+    messages_key: str = "messages"
+    tools_key: str = "tools"
+    enable_thinking_key: str = "enable_thinking"
+
+    def __post_init__(self) -> None:
+        if self.truncation not in TRUNCATIONS:
+            raise ValueError(f"expected data.truncation to be one of {', '.join(TRUNCATIONS)}; found {self.truncation!r}")
+        if self.max_length < 2:
+            raise ValueError(f"expected data.max_length of at least 2 tokens; found {self.max_length}")
+
+    def columns(self) -> tuple[str, ...]:
+        """The columns that a file must have."""
+        return (self.messages_key,) if self.multiturn else (self.prompt_keys[0], self.response_keys[0])
+
+
+class TokenizedRows(torch.utils.data.Dataset):
+    """Tokenised rows: all ids in one array, all masks in one, and where each row starts.
+
+    input_ids: ``(T,)`` int32. loss_mask: ``(T,)`` uint8. starts: ``(rows + 1,)`` int64.
+    """
+
+    def __init__(self, input_ids: np.ndarray, loss_mask: np.ndarray, starts: np.ndarray) -> None:
+        self.input_ids, self.loss_mask, self.starts = input_ids, loss_mask, starts
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        span = slice(self.starts[index], self.starts[index + 1])
+        ids = torch.from_numpy(self.input_ids[span].astype(np.int64))
+        return {
+            "input_ids": ids,
+            "position_ids": torch.arange(ids.numel()),
+            "loss_mask": torch.from_numpy(self.loss_mask[span].astype(np.int64)),
+        }
+
+    def lengths(self) -> np.ndarray:
+        """``(rows,)`` tokens per row."""
+        return np.diff(self.starts)
+
+    def save(self, folder: Path) -> None:
+        for name in ("input_ids", "loss_mask", "starts"):
+            np.save(folder / f"{name}.npy", getattr(self, name))
+
+    @classmethod
+    def map(cls, folder: Path) -> "TokenizedRows":
+        """The rows saved in ``folder``, memory-mapped: processes of one machine share the pages."""
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("input_ids", "loss_mask", "starts")))
+
+
+@dataclass
+class Report:
+    """How many rows came in, what was cut, what was dropped and why."""
+
+    rows_in: int = 0
+    cut: int = 0
+    dropped: Counter = field(default_factory=Counter)
+
+    def text(self, name: str, rows: TokenizedRows) -> str:
+        lost = "".join(f"; dropped {count} ({why})" for why, count in sorted(self.dropped.items()))
+        cut = f"; {self.cut} cut to the maximal length" if self.cut else ""
+        return (
+            f"{name}: {self.rows_in} rows in, {len(rows)} kept{cut}{lost}; "
+            f"{len(rows.input_ids)} tokens, {int(rows.loss_mask.sum(dtype=np.int64))} of them targets"
+        )
+
+
+def check_files(files: Sequence[str], row_format: RowFormat, flag: str) -> None:
+    """Raise ValueError unless each file is a parquet with rows and with the columns that ``row_format`` reads."""
+    for file in files:
+        if not Path(file).is_file():
+            raise ValueError(f"{flag}: expected a parquet file, found nothing at {file}. Prepare the data first.")
+        try:
+            metadata = pq.ParquetFile(file)
+        except Exception as error:
+            raise ValueError(f"{flag}: {file} is not a readable parquet file ({str(error).splitlines()[0]})") from error
+        if metadata.metadata.num_rows == 0:
+            raise ValueError(f"{flag}: expected rows in {file}, found none.")
+        found = metadata.schema_arrow.names
+        missing = [column for column in row_format.columns() if column not in found]
+        if missing:
+            keys = "data.multiturn.messages_key" if row_format.multiturn else "data.prompt_key and data.response_key"
+            raise ValueError(
+                f"{flag}: expected the column {', '.join(missing)} in {file}; found {', '.join(found)}. Set {keys}."
+            )
+
+
+def tokenize_files(
+    files: Sequence[str], row_format: RowFormat, tokenizer: Any, name: str, max_rows: int = -1, progress: bool = True
+) -> tuple[TokenizedRows, Report]:
+    """Tokenise every row of the files, in order. ``max_rows``: only the first so many, -1 for all.
+
+    Raises ValueError that names file and row for a null or non-text question, response or message.
+    """
+    total = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
+    total = total if max_rows < 0 else min(total, max_rows)
+    report = Report()
+    ids, masks, starts = _Growing(np.int32), _Growing(np.uint8), [0]
+    with tqdm(total=total, desc=f"tokenising {name}", unit="row", disable=not progress, mininterval=1.0) as bar:
+        for segments in _batches(_segments_of_files(files, row_format, tokenizer, total), ROWS_AT_A_TIME):
+            for row_ids, row_mask in _encode(segments, row_format, tokenizer):
+                report.rows_in += 1
+                kept = _fit(row_ids, row_mask, row_format, report)
+                if kept is not None:
+                    ids.extend(kept[0])
+                    masks.extend(kept[1])
+                    starts.append(starts[-1] + len(kept[0]))
+            bar.update(len(segments))
+    if len(starts) == 1:
+        raise ValueError(f"{name}: no row is left to train on. {dict(report.dropped)}")
+    return TokenizedRows(ids.array(), masks.array(), np.asarray(starts, dtype=np.int64)), report
+
+
+def decoded_example(rows: TokenizedRows, tokenizer: Any, index: int = 0) -> str:
+    """Row ``index`` as text, with the targets between ⟦ and ⟧."""
+    row = rows[index]
+    ids, mask = row["input_ids"].tolist(), row["loss_mask"].tolist()
+    pieces, start = [], 0
+    for end in range(1, len(ids) + 1):
+        if end == len(ids) or mask[end] != mask[start]:
+            text = tokenizer.decode(ids[start:end])
+            pieces.append(f"⟦{text}⟧" if mask[start] else text)
+            start = end
+    return "".join(pieces)
+
+
+class _Growing:
+    """A flat array that grows in chunks: Python lists of ints would take ten times the memory."""
+
+    def __init__(self, dtype: Any) -> None:
+        self.dtype, self.chunks, self.pending = dtype, [np.zeros(0, dtype)], []  # type: ignore[var-annotated]
+
+    def extend(self, values: Sequence[int]) -> None:
+        self.pending.extend(values)
+        if len(self.pending) > 1_000_000:
+            self._flush()
+
+    def _flush(self) -> None:
+        self.chunks.append(np.asarray(self.pending, dtype=self.dtype))
+        self.pending = []
+
+    def array(self) -> np.ndarray:
+        self._flush()
+        return np.concatenate(self.chunks)
+
+
+def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
+    batch: list[Any] = []
+    for item in items:
+        batch.append(item)
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _segments_of_files(
+    files: Sequence[str], row_format: RowFormat, tokenizer: Any, limit: int
+) -> Iterator[list[Segment] | list[int]]:
+    to_segments = _conversation if row_format.multiturn else _single_turn
+    seen = 0
+    for file in files:
+        parquet = pq.ParquetFile(file)
+        optional = {row_format.tools_key, row_format.enable_thinking_key} if row_format.multiturn else set()
+        columns = [c for c in parquet.schema_arrow.names if c in optional.union(row_format.columns())]
+        index = 0
+        for table in parquet.iter_batches(batch_size=ROWS_AT_A_TIME, columns=columns):
+            for row in table.to_pylist():
+                if seen == limit:
+                    return
+                try:
+                    yield to_segments(row, row_format, tokenizer)
+                except ValueError as error:
+                    raise ValueError(f"{file}, row {index}: {error}") from error
+                seen, index = seen + 1, index + 1
+
+
+def _single_turn(row: Mapping[str, Any], row_format: RowFormat, tokenizer: Any) -> list[Segment]:
+    question = _lookup(row, row_format.prompt_keys)
+    response = _lookup(row, row_format.response_keys)
+    if not isinstance(question, str):
+        _check_messages(question, ".".join(row_format.prompt_keys))
+    if not isinstance(response, str):
+        raise ValueError(f"expected text in {'.'.join(row_format.response_keys)}, found {_describe(response)}")
+    prompt = row_format.prompt_format.render(question, tokenizer)
+    return [(prompt, False), (response + row_format.response_end, True)]
+
+
+def _conversation(row: Mapping[str, Any], row_format: RowFormat, tokenizer: Any) -> list[Segment]:
+    """Pieces of the template's own rendering of the whole conversation, cut at the borders of assistant turns.
+
+    Rendering turn by turn would differ from the native text for templates that look at the turn's place.
+    """
+    messages = row[row_format.messages_key]
+    _check_messages(messages, row_format.messages_key)
+    messages = [{k: v for k, v in message.items() if v is not None} for message in messages]
+    extra = {"tools": row[row_format.tools_key]} if row.get(row_format.tools_key) else {}
+    if row.get(row_format.enable_thinking_key) is not None:
+        extra["enable_thinking"] = row[row_format.enable_thinking_key]
+
+    def render(count: int, **more: Any) -> str:
+        return tokenizer.apply_chat_template(
+            messages[:count],
+            chat_template=row_format.prompt_format.template,
+            tokenize=False,
+            **{**row_format.prompt_format.template_kwargs, **extra, **more},
+        )
+
+    whole, segments, done = render(len(messages)), [], 0
+    for turn, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before, after = render(turn, add_generation_prompt=True), render(turn + 1)
+        if not (whole.startswith(before) and whole.startswith(after) and after.startswith(before)):
+            raise ValueError(
+                f"the chat template rewrites earlier turns when a conversation goes on (assistant message {turn}), "
+                "so no mask can mark what was said. Use a template that only appends."
+            )
+        end = len(after.rstrip())  # a newline behind the end-of-turn token is the template's, never generated
+        segments += [(whole[done : len(before)], False), (whole[len(before) : end], True)]
+        done = end
+    if not segments:
+        raise ValueError(f"expected an assistant message in {row_format.messages_key}, found none")
+    return [*segments, (whole[done:], False)]
+
+
+def _check_messages(messages: Any, where: str) -> None:
+    if not isinstance(messages, Sequence) or isinstance(messages, str) or not messages:
+        raise ValueError(f"expected text or chat messages in {where}, found {_describe(messages)}")
+    for message in messages:
+        if not isinstance(message, Mapping) or not isinstance(message.get("role"), str):
+            raise ValueError(f"expected messages with role and content in {where}, found {_describe(message)}")
+        if not isinstance(message.get("content"), str) and not message.get("tool_calls"):
+            raise ValueError(f"expected text as the content of a message in {where}, found {_describe(message)}")
+
+
+def _lookup(row: Mapping[str, Any], keys: Sequence[str]) -> Any:
+    value: Any = row
+    for key in keys:
+        if not isinstance(value, Mapping) or key not in value:
+            found = ", ".join(value) if isinstance(value, Mapping) else _describe(value)
+            raise ValueError(f"expected {'.'.join(keys)}; {key!r} is not in {found}")
+        value = value[key]
+    return value
+
+
+def _describe(value: Any) -> str:
+    text = repr(value)
+    return "null" if value is None else f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
+
+
+def _encode(
+    rows: list[list[Segment]], row_format: RowFormat, tokenizer: Any
+) -> Iterator[tuple[list[int], list[int]]]:
+    """Ids and mask per row. Segments are tokenised apart, as a prompt and its continuation are at inference."""
+    texts = [text for segments in rows for text, _ in segments]
+    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    bos = [] if row_format.multiturn else row_format.prompt_format.leading_ids(tokenizer)
+    for segments in rows:
+        ids, mask = list(bos), [0] * len(bos)
+        for _, is_target in segments:
+            piece = next(encoded)
+            ids += piece
+            mask += [int(is_target)] * len(piece)
+        yield ids, mask
+
+
+def _fit(
+    ids: list[int], mask: list[int], row_format: RowFormat, report: Report
+) -> tuple[list[int], list[int]] | None:
+    """The row within max_length, or None when it is dropped; either is counted."""
+    limit = row_format.max_length
+    if len(ids) > limit:
+        if row_format.truncation == "error":
+            raise ValueError(
+                f"row {report.rows_in - 1} has {len(ids)} tokens, more than data.max_length={limit}. "
+                "Raise it, or set data.truncation to right, left or drop."
+            )
+        if row_format.truncation == "drop":
+            report.dropped[f"longer than {limit} tokens"] += 1
+            return None
+        report.cut += 1
+        span = slice(None, limit) if row_format.truncation == "right" else slice(-limit, None)
+        ids, mask = ids[span], mask[span]
+    if mask:
+        mask = [0, *mask[1:]]
+    if not any(mask):
+        report.dropped["no target token left"] += 1
+        return None
+    return ids, mask
+
+
+def share_within_node(build: Callable[[], TokenizedRows]) -> TokenizedRows:
+    """``build()`` on the first rank of each machine; the other ranks map its arrays. Errors reach every rank.
+
+    Outside a process group: just ``build()``.
+    """
+    dist = torch.distributed
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return build()
+    import os
+    import socket
+
+    first = os.environ["LOCAL_RANK"] == "0"
+    with tempfile.TemporaryDirectory(prefix="verl-dft-", ignore_cleanup_errors=True) as folder:
+        outcome: Any = None
+        if first:
+            try:
+                build().save(Path(folder))
+                outcome = folder
+            except ValueError as error:
+                outcome = error
+        outcomes: list[Any] = [None] * dist.get_world_size()
+        dist.all_gather_object(outcomes, (socket.gethostname(), outcome))
+        for _, result in outcomes:
+            if isinstance(result, ValueError):
+                raise result
+        shared = next(result for host, result in outcomes if host == socket.gethostname() and result is not None)
+        rows = TokenizedRows.map(Path(shared))
+        dist.barrier()  # mapped by all: the files may go, their pages stay
+    return rows

@@ -1,0 +1,96 @@
+"""What is logged about a batch: sums over target tokens, added up over micro-batches and ranks, divided once.
+
+A mean of means would weigh the tokens of a sparse micro-batch more than the others; sums cannot.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+# The order of the entries in every statistics vector of this module.
+SUMS = ("target_tokens", "loss", "nll", "one_minus_p", "correct")
+
+
+def token_sums(losses: torch.Tensor, log_probs: torch.Tensor, correct: torch.Tensor) -> torch.Tensor:
+    """``(len(SUMS),)`` float64 sums over the target tokens of one micro-batch, detached.
+
+    losses, log_probs: ``(N,)`` floats. correct: ``(N,)`` bool, the target is the model's most likely token.
+    """
+    log_probs = log_probs.detach().double()
+    return torch.stack(
+        [
+            torch.tensor(float(log_probs.numel()), dtype=torch.float64, device=log_probs.device),
+            losses.detach().double().sum(),
+            -log_probs.sum(),
+            -torch.expm1(log_probs).sum(),
+            correct.double().sum(),
+        ]
+    )
+
+
+def summarize(sums: torch.Tensor) -> dict[str, float]:
+    """Means over target tokens from summed statistics. Without a target token every mean is NaN, never 0.
+
+    Keys: loss, nll, one_minus_p, mean_p, accuracy, target_tokens.
+    """
+    values = dict(zip(SUMS, sums.tolist(), strict=True))
+    count = values.pop("target_tokens")
+    mean = {name: value / count if count else float("nan") for name, value in values.items()}
+    return {
+        "loss": mean["loss"],
+        "nll": mean["nll"],
+        "one_minus_p": mean["one_minus_p"],
+        "mean_p": 1.0 - mean["one_minus_p"],
+        "accuracy": mean["correct"],
+        "target_tokens": int(count),
+    }
+
+
+class MetricsFile:
+    """``metrics.jsonl``: one line of metrics per step. Opened at a resumed step, it forgets what lies beyond it."""
+
+    def __init__(self, path: Path, last_step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= last_step]
+        path.write_text("".join(kept), encoding="utf-8")
+        self.path = path
+
+    def append(self, metrics: dict[str, float], step: int) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+
+def _complete_lines(path: Path) -> list[str]:
+    """The lines of a file that end; a process that was killed may have left half a line."""
+    if not path.exists():
+        return []
+    return [line for line in path.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("\n")]
+
+
+@dataclass(frozen=True)
+class ModelFlops:
+    """Floating-point operations that training must make: 6 per token and matrix weight, 6 per attended pair and unit.
+
+    The embedding is a lookup, not a product, and is not counted; recomputation for activation checkpointing is not
+    counted either. matrix_weights: weights of all linear layers with the head. attention: layers x heads x head size.
+    """
+
+    matrix_weights: int
+    attention: int
+
+    @classmethod
+    def of(cls, module: torch.nn.Module, config: Any) -> "ModelFlops":
+        linear = [m.weight.numel() for m in module.modules() if isinstance(m, torch.nn.Linear)]
+        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        return cls(sum(linear), config.num_hidden_layers * config.num_attention_heads * head_size)
+
+    def utilization(self, tokens: float, squared_lengths: float, seconds: float) -> float:
+        """Share of the devices' peak rate (MFU). squared_lengths: sum over rows of length^2; causal, so half count."""
+        from verl.utils.flops_counter import get_device_flops
+
+        # Two products of 2 operations each per pair, forward once and backward twice, half of the pairs: 6.
+        flops = 6 * self.matrix_weights * tokens + 6 * self.attention * squared_lengths
+        return flops / seconds / (get_device_flops(unit="T") * 1e12) / torch.distributed.get_world_size()

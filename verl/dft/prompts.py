@@ -1,0 +1,152 @@
+"""Prompt formats: how a question becomes the token ids a model is asked to continue.
+
+There is one definition, used by training and by evaluation, and it travels with the checkpoint as
+``prompt_format.json``. A score measured under another format than the one trained on is the most common way
+to compare two models unfairly; here both sides call :meth:`PromptFormat.encode`.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+FILE_NAME = "prompt_format.json"
+
+Question = str | Sequence[Mapping[str, Any]]  # plain text, or chat messages [{"role": ..., "content": ...}, ...]
+
+_BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
+_LLAMA_TURN = "<|start_header_id|>{role}<|end_header_id|>\n\n{text}{end}"
+
+
+def _llama_boxed(end: str) -> str:
+    turn = _LLAMA_TURN.replace("{end}", end)
+    system = turn.replace("{role}", "system").replace("{text}", "You are a helpful assistant.")
+    user = turn.replace("{role}", "user").replace("{text}", "{input}\n" + _BOXED)
+    return f"{system}\n{user}\n<|start_header_id|>assistant<|end_header_id|>\n\n"
+
+
+# The names and the letters are those of the Qwen2.5-Math harness; "{input}" is the question, other braces are literal.
+NAMED_TEMPLATES: dict[str, str] = {
+    "qwen-boxed": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{input}\n"
+    + _BOXED
+    + "<|im_end|>\n<|im_start|>assistant\n",
+    "qwen25-math-cot": "<|im_start|>system\n"
+    + _BOXED
+    + "<|im_end|>\n<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n",
+    "llama-base-boxed": _llama_boxed("<|end_of_text|>"),
+    "llama-ins-boxed": _llama_boxed("<|eot_id|>"),
+    "deepseek-math": "User: {input}\n" + _BOXED + "\n\nAssistant:",
+    "direct": "Question: {input}\nAnswer: ",
+}
+
+
+@dataclass(frozen=True)
+class PromptFormat:
+    """``encode(question)`` = tokenizer(template filled with the question), the same in training and evaluation.
+
+    name: ``"chat_template"``, or a key of ``NAMED_TEMPLATES``.
+    kind: ``"chat"`` (``template`` is Jinja, applied to messages) or ``"text"`` (``template`` contains ``{input}``).
+    stop: texts of the tokens that end a response; the first is the one that was trained.
+    template_kwargs: extra variables for a chat template, e.g. ``{"enable_thinking": False}``.
+    training: how the checkpoint was trained (objective ...), for the reader of a report; never used to render.
+    """
+
+    name: str
+    kind: str
+    template: str
+    stop: tuple[str, ...]
+    template_kwargs: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    def render(self, question: Question, tokenizer, add_generation_prompt: bool = True) -> str:
+        """The prompt as text. Raises ValueError for messages in a format that knows only plain questions."""
+        if self.kind == "chat":
+            messages = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
+            return tokenizer.apply_chat_template(
+                messages,
+                chat_template=self.template,
+                add_generation_prompt=add_generation_prompt,
+                tokenize=False,
+                **self.template_kwargs,
+            )
+        if not isinstance(question, str):
+            if len(question) != 1 or question[0].get("role") != "user":
+                raise ValueError(
+                    f"prompt format {self.name!r} takes one plain question; found {len(question)} messages with roles "
+                    f"{[m.get('role') for m in question]}. Use a chat template for conversations."
+                )
+            question = question[0]["content"]
+        return self.template.replace("{input}", question)
+
+    def encode(self, question: Question, tokenizer) -> list[int]:
+        """The prompt as token ids. Chat templates write their own BOS; text formats get the tokenizer's, if it has one."""
+        ids = tokenizer(self.render(question, tokenizer), add_special_tokens=False)["input_ids"]
+        return self.leading_ids(tokenizer) + ids
+
+    def leading_ids(self, tokenizer) -> list[int]:
+        """What stands before the rendered text: the tokenizer's BOS for text formats, nothing for chat templates."""
+        if self.kind == "chat":
+            return []
+        ids = tokenizer("", add_special_tokens=True)["input_ids"]
+        return ids[:1] if ids and ids[0] == tokenizer.bos_token_id else []
+
+    def same_prompts_as(self, other: "PromptFormat", tokenizer) -> bool:
+        """Whether both formats give a model the same ids for the same question, and stop at the same tokens."""
+        probe = "What is 1 + 1?"
+        return self.encode(probe, tokenizer) == other.encode(probe, tokenizer) and set(self.stop) == set(other.stop)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write ``folder/prompt_format.json`` and return its path."""
+        path = Path(folder) / FILE_NAME
+        path.write_text(json.dumps(asdict(self), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+        return path
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "PromptFormat":
+        """Read ``folder/prompt_format.json``. Raises ValueError when the file is not one of ours."""
+        path = Path(folder) / FILE_NAME
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+            return cls(**{**stored, "stop": tuple(stored["stop"])})
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(f"{path} is not a prompt format written by verl-dft: {error!r}") from error
+
+
+def resolve_prompt_format(
+    template: str | None, tokenizer, stop: Sequence[str] | None = None, template_kwargs: Mapping[str, Any] | None = None
+) -> PromptFormat:
+    """The format a user asked for.
+
+    template: None (the tokenizer's own chat template), a key of ``NAMED_TEMPLATES``, the path of a Jinja file, or
+        Jinja text (recognised by ``{{`` or ``{%``).
+    stop: texts of the tokens that end a response; default: the tokenizer's eos token.
+    Raises ValueError when there is no template to use, or no stop token.
+    """
+    kwargs = dict(template_kwargs or {})
+    if stop is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                "expected a tokenizer with an eos token, found none: a response could never end. "
+                "Set eos_token in the tokenizer's configuration."
+            )
+        stop = [tokenizer.eos_token]
+    if template in NAMED_TEMPLATES:
+        return PromptFormat(template, "text", NAMED_TEMPLATES[template], tuple(stop))
+    if template is None:
+        template = tokenizer.chat_template
+        if not isinstance(template, str):
+            raise ValueError(
+                "expected a tokenizer with one chat template, found "
+                f"{'none' if template is None else 'several'}. Give one with data.chat_template=... in training: "
+                f"a Jinja file, or one of {', '.join(sorted(NAMED_TEMPLATES))}."
+            )
+    elif "{{" not in template and "{%" not in template:
+        path = Path(template).expanduser()
+        if not path.is_file():
+            raise ValueError(
+                f"expected a chat template, found {template!r}: neither a file, nor Jinja text, nor one of "
+                f"{', '.join(sorted(NAMED_TEMPLATES))}."
+            )
+        template = path.read_text(encoding="utf-8")
+    return PromptFormat("chat_template", "chat", template, tuple(stop), kwargs)

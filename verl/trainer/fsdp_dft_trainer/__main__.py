@@ -1,0 +1,34 @@
+"""torchrun --standalone --nproc_per_node=N -m verl.trainer.fsdp_dft_trainer flag=value ...
+
+The flags are those of config/dft_trainer.yaml; --help prints them, --cfg prints the ones this command would use.
+"""
+
+import sys
+import warnings
+
+# verl warns on every start about each of its engines whose package is not installed.
+warnings.filterwarnings("ignore", message=".* engine is not available")
+
+from omegaconf import OmegaConf  # noqa: E402
+
+from verl.dft.errors import run_reporting_errors  # noqa: E402
+from verl.trainer.fsdp_dft_trainer.config import compose_config, help_text  # noqa: E402
+
+
+def main(arguments: list[str]) -> None:
+    """Configuration in, trained model out."""
+    if {"--help", "-h"} & set(arguments):
+        print(help_text())
+        return
+    config = compose_config([argument for argument in arguments if argument != "--cfg"])
+    if "--cfg" in arguments:
+        print(OmegaConf.to_yaml(config, resolve=True))
+        return
+    # Imported last: a mistyped flag is reported before torch and verl take their seconds.
+    from verl.trainer.fsdp_dft_trainer.launch import train
+
+    train(config)
+
+
+if __name__ == "__main__":
+    sys.exit(run_reporting_errors(lambda: main(sys.argv[1:])))

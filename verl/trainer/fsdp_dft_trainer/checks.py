@@ -1,0 +1,229 @@
+"""The composed configuration, completed for this machine and checked, before anything heavy is loaded.
+
+Every ValueError here says what was expected, what was found, and what to do.
+"""
+
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from verl.utils.device import get_device_name, is_device_available
+
+from verl.dft.dataset import RowFormat
+from verl.dft.objectives import objective
+from verl.dft.prompts import PromptFormat, resolve_prompt_format
+
+
+def complete_config(config: DictConfig, say: Any = print) -> DictConfig:
+    """A resolved copy with every automatic value filled in. ``say`` is told, once, what this machine cannot honour.
+
+    Raises ValueError for values that contradict each other or this launch.
+    """
+    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    for flag, value in (("data.train_files", config.data.train_files), ("model.partial_pretrain", config.model.path)):
+        if not value:
+            raise ValueError(f"expected {flag}=..., found nothing. Give it on the command line.")
+    with open_dict(config):
+        _check_choices(config)
+        _check_launch(config)
+        _complete_batching(config)
+        _complete_precision(config)
+        _complete_model(config, say)
+        config.data.train_files = file_list(config.data.train_files)
+        config.data.val_files = file_list(config.data.val_files)
+        config.trainer.default_local_dir = os.path.expanduser(config.trainer.default_local_dir)
+    return config
+
+
+def file_list(files: Any) -> list[str]:
+    """One path, a list of them or null, as a list of expanded paths."""
+    if files is None:
+        return []
+    names = files if isinstance(files, Sequence | ListConfig) and not isinstance(files, str) else [files]
+    return [os.path.expanduser(name) for name in names]
+
+
+def training_objective(config: DictConfig) -> Any:
+    """The objective that the configuration names."""
+    options = {key: value for key, value in config.objective.items() if key != "name"}
+    return objective(config.objective.name, **options)
+
+
+def prompt_format(config: DictConfig, tokenizer: Any) -> PromptFormat:
+    """The prompt format of this run, to be stored with its checkpoints."""
+    made = resolve_prompt_format(
+        config.model.custom_chat_template,
+        tokenizer,
+        stop=[response_end(config, tokenizer)],
+        template_kwargs=config.data.apply_chat_template_kwargs,
+    )
+    training = {"objective": dict(config.objective), "model": config.model.path}
+    return PromptFormat(**{**made.__dict__, "training": training})
+
+
+def response_end(config: DictConfig, tokenizer: Any) -> str:
+    """The text trained behind a response: data.response_end, else the eos token, as the paper's models were."""
+    end = config.data.response_end
+    if end is None:
+        if tokenizer.eos_token is None:
+            raise ValueError(
+                "expected a tokenizer with an eos token, found none: no response would ever end. "
+                "Set eos_token in the tokenizer, or data.response_end."
+            )
+        return tokenizer.eos_token
+    if len(tokenizer(end, add_special_tokens=False)["input_ids"]) != 1:
+        raise ValueError(
+            f"expected data.response_end to be one token of the tokenizer, found {end!r}. Generation stops at a token."
+        )
+    return end
+
+
+def row_format(config: DictConfig, prompts: PromptFormat) -> RowFormat:
+    """How rows of the data files are read."""
+    data = config.data
+    if data.multiturn.enable and prompts.kind != "chat":
+        raise ValueError(f"data.multiturn.enable needs a chat template; found the plain prompt type {prompts.name}.")
+    return RowFormat(
+        prompt_format=prompts,
+        response_end=prompts.stop[0],
+        max_length=data.max_length,
+        truncation=data.truncation,
+        prompt_keys=(data.prompt_key, *(data.prompt_dict_keys or [])),
+        response_keys=(data.response_key, *(data.response_dict_keys or [])),
+        multiturn=data.multiturn.enable,
+        messages_key=data.messages_key,
+        tools_key=data.tools_key,
+        enable_thinking_key=data.enable_thinking_key,
+    )
+
+
+def _check_choices(config: DictConfig) -> None:
+    training_objective(config)
+    if config.data.balance_dp_token is False:
+        raise ValueError(
+            "data.balance_dp_token=False (a mean per rank) is not supported: the loss is divided by the target tokens "
+            "of the global batch, so that it does not depend on how rows are dealt out. Remove the flag."
+        )
+    if config.data.pad_mode != "no_padding":
+        raise ValueError(f"expected data.pad_mode=no_padding, found {config.data.pad_mode}. Remove the flag.")
+    if config.engine.strategy not in ("fsdp", "fsdp2"):
+        raise ValueError(f"expected model.strategy to be fsdp or fsdp2; found {config.engine.strategy!r}")
+    if config.optim.lr_scheduler_type not in ("cosine", "constant", "wsd"):
+        raise ValueError(
+            f"expected optim.lr_scheduler to be cosine, constant or wsd; found {config.optim.lr_scheduler_type!r}"
+        )
+    fsdp = config.model.fsdp_config
+    if fsdp.offload_params is not None and fsdp.offload_params != config.engine.offload_policy:
+        raise ValueError(
+            f"model.fsdp_config.offload_params={fsdp.offload_params} contradicts cpu_offload="
+            f"{config.engine.offload_policy}: parameters are offloaded with gradients and optimizer, or not at all."
+        )
+    if config.engine.strategy == "fsdp" and config.engine.offload_policy:
+        raise ValueError(
+            "cpu_offload needs model.strategy=fsdp2. With fsdp use engine.param_offload=True engine.optimizer_offload=True."
+        )
+    if config.engine.strategy == "fsdp2" and config.engine.wrap_policy.get("min_num_params"):
+        raise ValueError("min_num_params needs model.strategy=fsdp; fsdp2 shards by transformer layer.")
+
+
+def _check_launch(config: DictConfig) -> None:
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    launched = {"n_gpus_per_node": local, "nnodes": world // local}
+    for flag, actual in launched.items():
+        if config.trainer[flag] is not None and config.trainer[flag] != actual:
+            raise ValueError(
+                f"trainer.{flag}={config.trainer[flag]}, but torchrun started {actual}. "
+                "Set it with torchrun's --nnodes and --nproc_per_node and remove the flag."
+            )
+    device = config.trainer.device
+    if device is not None and device != get_device_name():
+        raise ValueError(f"trainer.device={device}, but this machine offers {get_device_name()}. Remove the flag.")
+    config.trainer.device = get_device_name()
+    if world % config.engine.ulysses_sequence_parallel_size:
+        raise ValueError(
+            f"expected the number of ranks to be a multiple of ulysses_sequence_parallel_size="
+            f"{config.engine.ulysses_sequence_parallel_size}; found {world} ranks."
+        )
+
+
+def _complete_batching(config: DictConfig) -> None:
+    data, shards = config.data, config.engine.ulysses_sequence_parallel_size
+    replicas = int(os.environ.get("WORLD_SIZE", 1)) // shards
+    if data.train_batch_size < 1 or data.train_batch_size % replicas:
+        raise ValueError(
+            f"expected data.train_batch_size to be a multiple of the {replicas} data-parallel ranks; "
+            f"found {data.train_batch_size}."
+        )
+    per_rank = data.train_batch_size // replicas
+    if data.use_dynamic_bsz is None:
+        data.use_dynamic_bsz = data.micro_batch_size_per_gpu is None
+    if not data.use_dynamic_bsz:
+        micro = data.micro_batch_size_per_gpu
+        if not micro or micro < 1 or per_rank % micro:
+            raise ValueError(
+                f"expected data.micro_batch_size_per_gpu to divide the {per_rank} rows that each rank gets of "
+                f"data.train_batch_size={data.train_batch_size}; found {micro}."
+            )
+    elif data.max_length > data.max_token_len_per_gpu * shards:
+        raise ValueError(
+            f"expected data.max_token_len_per_gpu={data.max_token_len_per_gpu} (times sequence-parallel size {shards}) "
+            f"to hold a row of data.max_length={data.max_length} tokens. Raise the former."
+        )
+
+
+def _complete_precision(config: DictConfig) -> None:
+    names = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16", "fp32": "fp32", "float32": "fp32"}
+    wanted = config.engine.dtype or ("bfloat16" if is_device_available() and get_device_name() != "cpu" else "float32")
+    for flag, value in (("engine.dtype", wanted), ("model.fsdp_config.model_dtype", config.engine.model_dtype)):
+        if value not in names:
+            raise ValueError(f"expected {flag} to be one of {', '.join(names)}; found {value!r}")
+    compute = names[wanted]
+    config.engine.dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[compute]
+    config.engine.mixed_precision = {"param_dtype": compute, "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+
+
+def _complete_model(config: DictConfig, say: Any) -> None:
+    model, on_cpu = config.model, get_device_name() == "cpu"
+    path = Path(os.path.expanduser(model.path))
+    looks_local = path.is_absolute() or model.path.startswith((".", "~")) or model.path.count("/") != 1
+    if path.is_dir() and not (path / "config.json").is_file():
+        inner = path / "huggingface"
+        hint = f" It is a checkpoint folder: give {inner}." if (inner / "config.json").is_file() else ""
+        raise ValueError(f"expected a model in model.partial_pretrain={model.path}, found no config.json there.{hint}")
+    if not path.exists() and looks_local:
+        raise ValueError(f"model.partial_pretrain={model.path} is neither a folder nor a hub id such as Qwen/Qwen2.5-0.5B.")
+    if path.exists():
+        model.path = str(path)
+    if model.use_liger and on_cpu:
+        say("model.use_liger=True needs a GPU; training goes on without it.")
+        model.use_liger = False
+    elif model.use_liger and importlib.util.find_spec("liger_kernel") is None:
+        raise ValueError("model.use_liger=True needs the package liger-kernel. pip install liger-kernel==0.8.5")
+    if config.engine.offload_policy and on_cpu:
+        say("model.fsdp_config.cpu_offload=True has nothing to offload on a CPU; training goes on without it.")
+        config.engine.offload_policy = False
+    if config.engine.model_dtype in ("bf16", "bfloat16"):
+        say(
+            "model_dtype=bf16 keeps weights and optimizer in bf16, as the original did: an update smaller than 1/256 "
+            "of a weight is lost. fp32 keeps master weights and still multiplies in bf16."
+        )
+    _complete_attention(config)
+
+
+def _complete_attention(config: DictConfig) -> None:
+    flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
+    chosen = config.model.override_config.get("attn_implementation")
+    if chosen is None:
+        chosen = config.model.override_config["attn_implementation"] = "flash_attention_2" if flash else "sdpa"
+    if chosen == "flash_attention_2" and not flash:
+        raise ValueError("attn_implementation=flash_attention_2 needs a GPU and the package flash-attn. Use sdpa.")
+    if config.engine.ulysses_sequence_parallel_size > 1 and chosen != "flash_attention_2":
+        raise ValueError(
+            f"ulysses_sequence_parallel_size={config.engine.ulysses_sequence_parallel_size} needs flash attention: with "
+            f"{chosen} verl 0.9.1 lets each rank attend to its own slice only, which silently changes the gradient. "
+            "Install flash-attn, or set it to 1."
+        )
