@@ -31,9 +31,6 @@ class TrainBatches:
         self.left_over = row_count % batch_size
         self._epoch: tuple[int, np.ndarray] | None = None
 
-    def __len__(self) -> int:
-        return self.steps_per_epoch
-
     def global_rows(self, step: int) -> np.ndarray:
         """``(batch_size,)`` row indices of a step, over all ranks."""
         epoch, index = divmod(step - 1, self.steps_per_epoch)
@@ -48,13 +45,6 @@ class TrainBatches:
             return rows[self.rank :: self.ranks]
         shares = get_seqlen_balanced_partitions(self.lengths[rows].tolist(), self.ranks, equal_size=True)
         return rows[np.asarray(shares[self.rank])]
-
-    # The position in the data is the step number, which the checkpoint's name holds already. verl's checkpoint
-    # handler asks for a loader's state all the same.
-    def state_dict(self) -> dict[str, int]:
-        return {}
-
-    def load_state_dict(self, state: dict[str, int]) -> None: ...
 
 
 def validation_batches(row_count: int, rows_per_rank: int, rank: int, ranks: int) -> Iterator[tuple[np.ndarray, int]]:

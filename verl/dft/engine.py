@@ -52,10 +52,7 @@ class DFTEngine(FSDPEngineWithLMHead):
         self, logits: torch.Tensor, layout: dict[str, Any], micro_batch: TensorDict
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """log p and top-1 hit of the micro-batch's target tokens, both ``(N,)``, in the order of its rows."""
-        # A token is predicted from the position before it. No row starts with a target, so the roll lets nothing
-        # leak from one row into the end of the row before.
-        is_target = torch.roll(micro_batch["loss_mask"].values(), shifts=-1).bool()  # (T,)
-        next_ids = torch.roll(micro_batch["input_ids"].values(), shifts=-1)  # (T,)
+        is_target, next_ids = predicting_positions(micro_batch["input_ids"].values(), micro_batch["loss_mask"].values())
         if not tu.get_non_tensor_data(micro_batch, "use_remove_padding", True):
             rows = _without_padding(logits, micro_batch["input_ids"].offsets().diff())
             return log_probs_and_hits(rows[is_target], next_ids[is_target])
@@ -84,8 +81,17 @@ class DFTEngine(FSDPEngineWithLMHead):
         return everywhere[is_target], hits_everywhere[is_target].bool()
 
 
+def predicting_positions(input_ids: torch.Tensor, loss_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where a target is predicted, and the id that follows each position: both ``(T,)``, for packed rows ``(T,)``.
+
+    A token is predicted from the position before it. No row starts with a target (see ``verl.dft.dataset``), so the
+    roll lets nothing leak from one row into the end of the row before.
+    """
+    return torch.roll(loss_mask, shifts=-1).bool(), torch.roll(input_ids, shifts=-1)
+
+
 def log_probs_and_hits(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """``log softmax(logits)[targets]`` in fp32 and ``argmax(logits) == targets``.
+    """``log softmax(logits)[targets]``, in fp32 for bf16 logits, and ``argmax(logits) == targets``.
 
     logits: ``(N, V)``. targets: ``(N,)``. By logsumexp and in slices of rows: torch's fp32 ``log_softmax`` on a CPU
     loses the tail of a large vocabulary, and a full fp32 copy of bf16 logits is what memory runs out on.
@@ -93,7 +99,7 @@ def log_probs_and_hits(logits: torch.Tensor, targets: torch.Tensor) -> tuple[tor
     log_probs, hits = [], []
     # At least one slice, so that an empty micro-batch stays in the graph and every rank runs the same backward.
     for rows, labels in zip(logits.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
-        rows = rows.float()
+        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
         log_probs.append(rows.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - rows.logsumexp(-1))
         hits.append(rows.detach().argmax(-1) == labels)
     return torch.cat(log_probs), torch.cat(hits)

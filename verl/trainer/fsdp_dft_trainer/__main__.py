@@ -3,10 +3,13 @@
 The flags are those of config/dft_trainer.yaml; --help prints them, --cfg prints the ones this command would use.
 """
 
+import os
 import sys
 import warnings
 
-# verl warns on every start about each of its engines whose package is not installed.
+# Before verl's modules read them: its progress notes stay quiet, and so do the warnings it gives on every start about
+# each of its engines whose package is not installed.
+os.environ.setdefault("VERL_LOGGING_LEVEL", "WARN")
 warnings.filterwarnings("ignore", message=".* engine is not available")
 
 from omegaconf import OmegaConf  # noqa: E402

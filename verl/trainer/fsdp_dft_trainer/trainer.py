@@ -22,6 +22,7 @@ from verl.dft.batches import TrainBatches, validation_batches
 from verl.dft.dataset import TokenizedRows, check_files, decoded_example, share_within_node, tokenize_files
 from verl.dft.engine import DFTEngine
 from verl.dft.metrics import SUMS, MetricsFile, ModelFlops, summarize
+from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints, verl_contents
 from verl.trainer.fsdp_dft_trainer.checks import prompt_format, row_format, training_objective
 
 
@@ -44,7 +45,7 @@ class DFTTrainer(SFTTrainer):
         self._build_dataloader()
         self._init_engine()
         self._build_ckpt_handler()
-        self.resume_global_step = self.ckpt_handler.load_checkpoint()
+        self.resume_global_step = self.checkpoints.resume()
 
     # ---------------------------------------------------------------- construction, in the parent's order
 
@@ -55,7 +56,10 @@ class DFTTrainer(SFTTrainer):
         self.model_config = _model_config(self.config)
         self.engine_config = omega_conf_to_dataclass(_only_fields_of_target(self.config.engine))
         self.optimizer_config = omega_conf_to_dataclass(_only_fields_of_target(optim))
-        self.checkpoint_config = omega_conf_to_dataclass(self.config.checkpoint)
+        contents = verl_contents(list(self.config.checkpoint.save_contents))
+        self.checkpoint_config = omega_conf_to_dataclass(
+            OmegaConf.merge(self.config.checkpoint, {"save_contents": contents})
+        )
         if wsd:
             self.optimizer_config.lr_scheduler_type = "wsd"
         self.tokenizer = self.model_config.tokenizer
@@ -102,7 +106,7 @@ class DFTTrainer(SFTTrainer):
 
     def _build_dataloader(self) -> None:
         known = isinstance(self.train_dataset, TokenizedRows)
-        self.train_dataloader = self.batches = TrainBatches(
+        self.batches = TrainBatches(
             row_count=len(self.train_dataset),
             lengths=self.train_dataset.lengths() if known else None,
             batch_size=self.config.data.train_batch_size,
@@ -123,6 +127,10 @@ class DFTTrainer(SFTTrainer):
         self.engine.initialize()
         self.flops = ModelFlops.of(self.engine.module, self.model_config.hf_config)
 
+    def _build_ckpt_handler(self) -> None:
+        export = "hf_model" in self.config.checkpoint.save_contents
+        self.checkpoints = Checkpoints(self.engine, self.model_config, self.config.trainer, export)
+
     # ---------------------------------------------------------------- the loop
 
     def fit(self) -> None:
@@ -141,10 +149,10 @@ class DFTTrainer(SFTTrainer):
             if self.rank == 0:
                 assert tracking is not None and history is not None
                 with bar.external_write_mode():
-                    tracking.log(metrics, step=step)
+                    tracking.log({name: float(f"{value:.6g}") for name, value in metrics.items()}, step=step)
                 history.append(metrics, step)
             if self._is_due(step, self.save_freq):
-                self.save(step)
+                self.checkpoints.save(step, self.prompt_format)
             bar.update()
         bar.close()
         if tracking is not None:
@@ -188,15 +196,6 @@ class DFTTrainer(SFTTrainer):
             total += torch.stack(output["metrics"]["sums"]).sum(0).cpu()
         sums = self._over_ranks(total.to(self.device_name))
         return {f"val/{name}": value for name, value in summarize(sums).items()}
-
-    def save(self, step: int) -> None:
-        """Write ``global_step_<step>``: verl's shards, the folder huggingface/ and prompt_format.json in both."""
-        folder = Path(self.config.trainer.default_local_dir) / f"global_step_{step}"
-        if self.rank == 0:
-            (folder / "huggingface").mkdir(parents=True, exist_ok=True)
-            self.prompt_format.save(folder)
-            self.prompt_format.save(folder / "huggingface")
-        self.ckpt_handler.save_checkpoint(step=step)
 
     # ---------------------------------------------------------------- pieces
 
