@@ -48,6 +48,9 @@ def save_tiny_model(folder: Path, seed: int = 0, **changes: int | bool | float) 
     )
     torch.manual_seed(seed)
     model = Qwen2ForCausalLM(Qwen2Config(**{**sizes, **changes}))
+    for name, parameter in model.named_parameters():
+        if name.endswith("bias"):  # zero after initialisation, and then nothing but optimizer noise to compare
+            torch.nn.init.normal_(parameter, std=0.2)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -5,6 +5,7 @@ pointing to the original's; :func:`alias_pairs` reads the pairs off the file.
 """
 
 import difflib
+import functools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -36,6 +37,13 @@ REFUSED = {
     "trainer.profile_interval": "profile with torch.profiler or nsys around the command; remove it",
     "model.use_fused_kernels": "it computes prompt tokens too and no accuracy; remove it",
     "profiler": "profile with torch.profiler or nsys around the command; remove it",
+    "model.lora": "it is Megatron's; use model.lora_rank, model.lora_alpha and model.target_modules",
+    "model.mtp": "multi-token prediction is not trained here; remove it",
+    "model.tiled_mlp": "verl's FSDP engine does not read it; remove it",
+    "engine.forward_only": "a trainer runs backward; remove it",
+    "engine.turbo_config": "it belongs to another engine; remove it",
+    "optim.total_training_steps": "use trainer.total_training_steps",
+    "optim.warmup_style": "use optim.lr_scheduler",
 }
 
 
@@ -44,12 +52,12 @@ def compose_config(overrides: Sequence[str]) -> DictConfig:
 
     Raises ValueError for unknown and refused flags, and for two names of one setting with different values.
     """
+    given = _given_keys(overrides)
+    pairs = list(zip(given, overrides, strict=True))
+    for key, override in pairs:
+        _check_flag(key, override)
+    opened = [("++" if _is_open(key) else "") + override.lstrip("+") for key, override in pairs]
     with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-        known = compose(CONFIG_NAME)
-        given = _given_keys(overrides)
-        for key, override in zip(given, overrides, strict=True):
-            _check_flag(key, override, known)
-        opened = ["++" + text.lstrip("+") if _is_open(key) else text.lstrip("+") for key, text in zip(given, overrides)]  # noqa: B905
         try:
             config = compose(CONFIG_NAME, overrides=opened)
         except (HydraException, OmegaConfBaseException) as error:
@@ -87,7 +95,13 @@ def _given_keys(overrides: Sequence[str]) -> list[str]:
     return [override.key_or_group for override in parsed]
 
 
-def _check_flag(key: str, override: str, known: DictConfig) -> None:
+@functools.cache
+def _flags() -> tuple[str, ...]:
+    with initialize_config_dir(str(CONFIG_DIR), version_base=None):
+        return tuple(name for name, _ in _leaves(OmegaConf.to_container(compose(CONFIG_NAME), resolve=False)))
+
+
+def _check_flag(key: str, override: str) -> None:
     for refused, instead in REFUSED.items():
         if key == refused or key.startswith(refused + "."):
             raise ValueError(f"{key} is not supported by this trainer: {instead}.")
@@ -95,7 +109,7 @@ def _check_flag(key: str, override: str, known: DictConfig) -> None:
         raise ValueError(f"found {override}: settings cannot be removed. Give the value that you want instead.")
     if _is_open(key):
         return
-    flags = [name for name, _ in _leaves(OmegaConf.to_container(known, resolve=False))]
+    flags = _flags()
     if key in flags or any(flag.startswith(key + ".") for flag in flags):
         return
     last = key.rsplit(".", 1)[-1]

@@ -1,0 +1,256 @@
+"""The command line: the paper's, the original's flags, verl's names, and mistakes."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from verl.trainer.fsdp_dft_trainer.checks import complete_config
+from verl.trainer.fsdp_dft_trainer.config import REFUSED, alias_pairs, compose_config
+
+# The README of the original repository, section "Launch Training", as the shell hands it over.
+PAPER = """
+data.train_files=data/numina_cot/train.parquet
+data.val_files=data/math500/test.parquet
+data.prompt_key=extra_info
+data.response_key=extra_info
+data.train_batch_size=256
+data.max_length=2048
+optim.lr=5e-5
+data.prompt_dict_keys=[question]
+data.response_dict_keys=[answer]
+data.micro_batch_size_per_gpu=4
+model.partial_pretrain=Qwen/Qwen2.5-Math-1.5B
+model.use_liger=True
+model.fsdp_config.model_dtype=bf16
+trainer.default_local_dir=checkpoints/numina-cot-dft-qwen-2.5-math-1.5b
+trainer.project_name=numina-cot
+trainer.experiment_name=numina-cot-dft-qwen-2.5-math-1.5b-20250823-120000
+trainer.logger=[console,tensorboard]
+trainer.default_hdfs_dir=null
+trainer.test_freq=10
+trainer.save_freq=50
+trainer.total_epochs=1
+ulysses_sequence_parallel_size=1
+use_remove_padding=true
+""".split()
+
+# Where each flag of the paper's command must arrive in the configuration that verl's engine reads.
+PAPER_RECIPE = {
+    "data.train_files": ["data/numina_cot/train.parquet"],
+    "data.val_files": ["data/math500/test.parquet"],
+    "data.prompt_key": "extra_info",
+    "data.response_key": "extra_info",
+    "data.prompt_dict_keys": ["question"],
+    "data.response_dict_keys": ["answer"],
+    "data.train_batch_size": 256,
+    "data.micro_batch_size_per_gpu": 4,
+    "data.use_dynamic_bsz": False,
+    "data.max_length": 2048,
+    "data.truncation": "right",
+    "objective.name": "dft",
+    "optim.lr": 5e-5,
+    "optim.betas": [0.9, 0.95],
+    "optim.weight_decay": 0.01,
+    "optim.lr_warmup_steps_ratio": 0.1,
+    "optim.lr_scheduler_type": "cosine",
+    "optim.clip_grad": 1.0,
+    "optim.optimizer": "AdamW",
+    "model.path": "Qwen/Qwen2.5-Math-1.5B",
+    "model.use_remove_padding": True,
+    "model.enable_gradient_checkpointing": True,
+    "engine.strategy": "fsdp2",
+    "engine.model_dtype": "bf16",
+    "engine.ulysses_sequence_parallel_size": 1,
+    "trainer.default_local_dir": "checkpoints/numina-cot-dft-qwen-2.5-math-1.5b",
+    "trainer.default_hdfs_dir": None,
+    "trainer.project_name": "numina-cot",
+    "trainer.logger": ["console", "tensorboard"],
+    "trainer.test_freq": 10,
+    "trainer.save_freq": 50,
+    "trainer.total_epochs": 1,
+    "trainer.total_training_steps": None,
+}
+
+# Every flag of the original's sft_trainer.yaml with a value other than our default.
+ORIGINAL_FLAGS = {
+    "data.train_batch_size": 64,
+    "data.micro_batch_size_per_gpu": 2,
+    "data.train_files": "a.parquet",
+    "data.val_files": "b.parquet",
+    "data.prompt_key": "p",
+    "data.response_key": "r",
+    "data.prompt_dict_keys": ["x"],
+    "data.response_dict_keys": ["y"],
+    "data.multiturn.enable": True,
+    "data.multiturn.messages_key": "m",
+    "data.multiturn.tools_key": "t",
+    "data.multiturn.enable_thinking_key": "e",
+    "data.max_length": 1024,
+    "data.truncation": "left",
+    "data.balance_dp_token": True,
+    "data.chat_template": "llama-base-boxed",
+    "data.custom_cls.path": "mine.py",
+    "data.custom_cls.name": "Mine",
+    "data.use_shm": True,
+    "model.partial_pretrain": "org/name",
+    "model.use_shm": True,
+    "model.fsdp_config.model_dtype": "bf16",
+    "model.fsdp_config.wrap_policy.min_num_params": 100,
+    "model.fsdp_config.cpu_offload": True,
+    "model.fsdp_config.offload_params": True,
+    "model.external_lib": "some.module",
+    "model.enable_gradient_checkpointing": False,
+    "model.trust_remote_code": True,
+    "model.lora_rank": 8,
+    "model.lora_alpha": 32,
+    "model.target_modules": ["q_proj"],
+    "model.use_liger": True,
+    "model.strategy": "fsdp",
+    "optim.lr": 1e-5,
+    "optim.betas": [0.9, 0.99],
+    "optim.weight_decay": 0.1,
+    "optim.warmup_steps_ratio": 0.05,
+    "optim.clip_grad": 0.5,
+    "optim.lr_scheduler": "wsd",
+    "ulysses_sequence_parallel_size": 2,
+    "use_remove_padding": False,
+    "trainer.default_local_dir": "out",
+    "trainer.default_hdfs_dir": "hdfs://x",
+    "trainer.resume_path": "out/global_step_3",
+    "trainer.project_name": "project",
+    "trainer.experiment_name": "experiment",
+    "trainer.total_epochs": 4,
+    "trainer.total_training_steps": 7,
+    "trainer.logger": ["console"],
+    "trainer.seed": 3,
+    "trainer.save_freq": 5,
+    "trainer.test_freq": 6,
+    "trainer.nnodes": 1,
+    "trainer.n_gpus_per_node": 1,
+    "trainer.max_ckpt_to_keep": 2,
+}
+
+MINIMAL = ["data.train_files=a.parquet", "model.partial_pretrain=org/name"]
+
+
+def plain(config, key):
+    value = OmegaConf.select(config, key)
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def test_the_papers_command_line_is_the_papers_recipe():
+    config = complete_config(compose_config(PAPER), say=lambda text: None)
+    assert {key: plain(config, key) for key in PAPER_RECIPE} == PAPER_RECIPE
+    assert {flag.split("=")[0] for flag in PAPER} - {"model.use_liger"} <= set(PAPER_RECIPE) | set(alias_pairs().values()) | {
+        "trainer.experiment_name"
+    }
+
+
+def test_the_defaults_are_the_papers_recipe():
+    config = complete_config(compose_config(MINIMAL), say=lambda text: None)
+    asked = ("optim.", "objective.", "data.train_batch_size", "data.max_length", "data.truncation", "trainer.total_epochs")
+    for key, value in PAPER_RECIPE.items():
+        if key.startswith(asked):
+            assert plain(config, key) == value, key
+
+
+def test_what_the_machine_cannot_honour_is_said_once():
+    said = []
+    config = complete_config(compose_config([*MINIMAL, "model.use_liger=True"]), say=said.append)
+    assert config.model.use_liger is False
+    assert said == ["model.use_liger=True needs a GPU; training goes on without it."]
+
+
+@pytest.mark.parametrize("flag", ORIGINAL_FLAGS)
+def test_every_flag_of_the_original_reaches_the_configuration(flag):
+    value = ORIGINAL_FLAGS[flag]
+    text = str(value).replace("'", "").replace(" ", "") if isinstance(value, list) else value
+    config = compose_config([f"{flag}={text}"])
+    assert plain(config, flag) == value
+    for name, other in alias_pairs().items():
+        if other == flag:
+            assert plain(config, name) == value, f"{name} does not follow {flag}"
+
+
+@pytest.mark.parametrize("name, other", alias_pairs().items())
+def test_two_names_of_one_setting_must_agree(name, other):
+    first, second = ("fsdp", "fsdp2") if name == "engine.strategy" else ("1", "2")
+    compose_config([f"{name}={first}", f"{other}={first}"])
+    with pytest.raises(ValueError) as error:
+        compose_config([f"{name}={first}", f"{other}={second}"])
+    assert f"{other}={second}" in str(error.value) and f"{name}={first}" in str(error.value)
+
+
+def test_verls_own_names_work():
+    config = compose_config(
+        [
+            "model.path=org/name",
+            "data.train_files=[a.parquet,b.parquet]",
+            "engine.fsdp_size=2",
+            "optim.lr_warmup_steps_ratio=0.3",
+            "engine.strategy=fsdp",
+            "checkpoint.save_contents=[model,optimizer,extra]",
+            "+model.override_config.attn_implementation=eager",
+        ]
+    )
+    config = complete_config(config, say=lambda text: None)
+    assert config.model.path == "org/name" and config.optim.lr_warmup_steps_ratio == 0.3
+    assert config.engine.strategy == "fsdp" and config.model.override_config.attn_implementation == "eager"
+    assert list(config.data.train_files) == ["a.parquet", "b.parquet"]
+
+
+@pytest.mark.parametrize(
+    "flags, message",
+    [
+        (["optim.learning_rate=1"], "unknown flag optim.learning_rate"),
+        (["prompt_key=question"], "unknown flag prompt_key. Did you mean data.prompt_key"),
+        ([" "], "expected flags of the form name=value"),
+        (["data.train_batch_size"], "expected flags of the form name=value"),
+        (["~optim.lr"], "settings cannot be removed"),
+        ([], "expected data.train_files=..., found nothing"),
+        (["data.train_files=a"], "expected model.partial_pretrain=..., found nothing"),
+        ([*MINIMAL, "objective.name=dtf"], "one of dft, sft; found 'dtf'"),
+        ([*MINIMAL, "objective.floor=0.1"], "no options; found floor"),
+        ([*MINIMAL, "data.train_batch_size=6", "data.micro_batch_size_per_gpu=4"], "to divide the 6 rows"),
+        ([*MINIMAL, "data.max_token_len_per_gpu=1024"], "to hold a row of data.max_length=2048"),
+        ([*MINIMAL, "data.balance_dp_token=False"], "a mean per rank"),
+        ([*MINIMAL, "model.strategy=ddp"], "fsdp or fsdp2; found 'ddp'"),
+        ([*MINIMAL, "optim.lr_scheduler=linear"], "cosine, constant or wsd; found 'linear'"),
+        ([*MINIMAL, "model.fsdp_config.model_dtype=fp8"], "found 'fp8'"),
+        ([*MINIMAL, "trainer.n_gpus_per_node=8"], "torchrun started 1"),
+        ([*MINIMAL, "trainer.device=cuda"], "this machine offers cpu"),
+        ([*MINIMAL, "model.fsdp_config.offload_params=True"], "contradicts cpu_offload=False"),
+        ([*MINIMAL, "model.partial_pretrain=/no/such/model"], "neither a folder nor a hub id"),
+    ],
+)
+def test_mistakes_get_one_sentence(flags, message):
+    with pytest.raises(ValueError) as error:
+        complete_config(compose_config(flags), say=lambda text: None)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("flag", REFUSED)
+def test_refused_flags_name_the_replacement(flag):
+    with pytest.raises(ValueError, match=f"{flag} is not supported by this trainer: "):
+        compose_config([f"{flag}=1"])
+
+
+def test_the_batch_must_divide_by_the_ranks(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    with pytest.raises(ValueError, match="a multiple of the 3 data-parallel ranks; found 256"):
+        complete_config(compose_config(MINIMAL), say=lambda text: None)
+
+
+def test_sequence_parallelism_without_flash_attention_is_refused(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match="silently changes the gradient"):
+        complete_config(compose_config([*MINIMAL, "ulysses_sequence_parallel_size=2"]), say=lambda text: None)
+
+
+def test_a_checkpoint_folder_given_as_model_gets_the_right_hint(tmp_path):
+    (tmp_path / "global_step_5" / "huggingface").mkdir(parents=True)
+    (tmp_path / "global_step_5" / "huggingface" / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match="It is a checkpoint folder: give .*huggingface"):
+        complete_config(
+            compose_config([*MINIMAL[:1], f"model.partial_pretrain={tmp_path}/global_step_5"]), say=lambda text: None
+        )
