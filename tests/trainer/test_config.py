@@ -241,10 +241,16 @@ def test_the_batch_must_divide_by_the_ranks(monkeypatch):
         complete_config(compose_config(MINIMAL), say=lambda text: None)
 
 
-def test_sequence_parallelism_without_flash_attention_is_refused(monkeypatch):
+@pytest.mark.parametrize(
+    "flag, message",
+    [("model.override_config.attn_implementation=sdpa", "silently changes"), ("use_remove_padding=false", "packed rows")],
+)
+def test_sequence_parallelism_that_would_not_be_exact_is_refused(monkeypatch, flag, message):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(ValueError, match="silently changes the gradient"):
-        complete_config(compose_config([*MINIMAL, "ulysses_sequence_parallel_size=2"]), say=lambda text: None)
+    flags = [*MINIMAL, "ulysses_sequence_parallel_size=2"]
+    complete_config(compose_config(flags), say=lambda text: None)
+    with pytest.raises(ValueError, match=message):
+        complete_config(compose_config([*flags, flag]), say=lambda text: None)
 
 
 def test_a_checkpoint_folder_given_as_model_gets_the_right_hint(tmp_path):

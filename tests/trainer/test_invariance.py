@@ -30,12 +30,16 @@ BATCHING = {
     "4-micro-packed": ["data.use_dynamic_bsz=false", "data.micro_batch_size_per_gpu={quarter}"],
     "4-micro-padded": ["data.use_dynamic_bsz=false", "data.micro_batch_size_per_gpu={quarter}", "use_remove_padding=false"],
     "token-budget": ["data.max_token_len_per_gpu=300"],
+    "transformers-attention": ["data.max_token_len_per_gpu=300", "model.override_config.attn_implementation=sdpa"],
+    "no-checkpointing": ["data.max_token_len_per_gpu=300", "model.enable_gradient_checkpointing=false"],
+    "bucketed": ["data.max_token_len_per_gpu=300", "engine.pad_to_length=true", "engine.pad_to_length_bucket=64"],
+    "ulysses": ["data.max_token_len_per_gpu=300", "ulysses_sequence_parallel_size={ranks}"],
 }
 
 
 def flags_of(name: str, objective: str, ranks: int, model: Path, files: tuple[Path, Path]) -> list[str]:
     per_rank = BATCH // ranks
-    batching = [flag.format(all=per_rank, quarter=per_rank // 4) for flag in BATCHING[name]]
+    batching = [flag.format(all=per_rank, quarter=per_rank // 4, ranks=ranks) for flag in BATCHING[name]]
     return [
         f"data.train_files={files[0]}",
         f"data.val_files={files[1]}",

@@ -14,6 +14,7 @@ from verl.utils.device import get_device_id, get_device_name
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
+from verl.dft import attention
 from verl.dft.metrics import token_sums
 from verl.dft.objectives import Objective
 
@@ -29,19 +30,34 @@ class DFTEngine(FSDPEngineWithLMHead):
     data-parallel ranks, so the sum over target tokens is divided by the global count and multiplied by ``dp_size``.
     """
 
+    def _build_module(self) -> torch.nn.Module:
+        attention.register()
+        return super()._build_module()
+
     def forward_step(
         self, micro_batch: TensorDict, loss_function: Objective, forward_only: bool
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         micro_batch = micro_batch.to(get_device_id())
         inputs, layout = self.prepare_model_inputs(micro_batch=micro_batch)
         with self._autocast():
-            output = self.module(**inputs, use_cache=False)
+            output = self.module(**inputs, **self._row_borders(micro_batch, layout), use_cache=False)
         log_probs, correct = self._target_log_probs(output.logits, layout, micro_batch)
         losses = loss_function(log_probs)
         # A global batch without targets divides an empty sum: 0 / 1, with zero gradients, instead of NaN.
         denominator = max(tu.get_non_tensor_data(micro_batch, "batch_num_tokens", None), 1)
         loss = losses.sum() / denominator * tu.get_non_tensor_data(micro_batch, "dp_size", None)
         return loss, {"loss": loss.detach(), "metrics": {"sums": token_sums(losses, log_probs, correct)}}
+
+    def _row_borders(self, micro_batch: TensorDict, layout: dict[str, Any]) -> dict[str, torch.Tensor]:
+        """For :mod:`verl.dft.attention`: where the rows of the packed sequence begin, padding counted as a row."""
+        if self.model_config.hf_config._attn_implementation != attention.NAME:
+            return {}
+        if not tu.get_non_tensor_data(micro_batch, "use_remove_padding", True):
+            return {}
+        borders = micro_batch["input_ids"].offsets()
+        if layout["pad_size"]:
+            borders = torch.cat([borders, borders[-1:] + layout["pad_size"]])
+        return {"cu_seq_lens_q": borders}
 
     def _autocast(self) -> AbstractContextManager:
         if self._autocast_dtype == torch.float32:

@@ -13,6 +13,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from verl.utils.device import get_device_name, is_device_available
 
+from verl.dft import attention
 from verl.dft.dataset import RowFormat
 from verl.dft.objectives import objective
 from verl.dft.prompts import PromptFormat, resolve_prompt_format
@@ -218,12 +219,14 @@ def _complete_attention(config: DictConfig) -> None:
     flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
     chosen = config.model.override_config.get("attn_implementation")
     if chosen is None:
-        chosen = config.model.override_config["attn_implementation"] = "flash_attention_2" if flash else "sdpa"
+        chosen = config.model.override_config["attn_implementation"] = "flash_attention_2" if flash else attention.NAME
     if chosen == "flash_attention_2" and not flash:
-        raise ValueError("attn_implementation=flash_attention_2 needs a GPU and the package flash-attn. Use sdpa.")
-    if config.engine.ulysses_sequence_parallel_size > 1 and chosen != "flash_attention_2":
+        raise ValueError("attn_implementation=flash_attention_2 needs a GPU and the package flash-attn. Remove it.")
+    shards = config.engine.ulysses_sequence_parallel_size
+    if shards > 1 and chosen not in ("flash_attention_2", attention.NAME):
         raise ValueError(
-            f"ulysses_sequence_parallel_size={config.engine.ulysses_sequence_parallel_size} needs flash attention: with "
-            f"{chosen} verl 0.9.1 lets each rank attend to its own slice only, which silently changes the gradient. "
-            "Install flash-attn, or set it to 1."
+            f"ulysses_sequence_parallel_size={shards} cannot be used with attn_implementation={chosen}: each rank would "
+            "attend to its own slice only, which silently changes the gradient. Remove attn_implementation."
         )
+    if shards > 1 and not config.model.use_remove_padding:
+        raise ValueError(f"ulysses_sequence_parallel_size={shards} needs packed rows; set use_remove_padding=true.")

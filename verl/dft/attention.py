@@ -1,0 +1,116 @@
+"""Causal attention over packed rows, with Ulysses sequence parallelism, on any device and without flash-attn.
+
+transformers' own SDPA builds a mask that is quadratic in the packed length; here each row attends to itself only.
+Registered with transformers under ``NAME``; the engine passes the row borders as ``cu_seq_lens_q``.
+"""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from transformers import AttentionInterface, AttentionMaskInterface
+from verl.utils.ulysses import (
+    gather_heads_scatter_seq,
+    gather_seq_scatter_heads,
+    get_ulysses_sequence_parallel_world_size,
+)
+
+NAME = "verl_dft"
+
+
+def register() -> None:
+    """Make ``attn_implementation="verl_dft"`` known to transformers."""
+    AttentionInterface.register(NAME, attention)
+    # Causality and row borders are all the mask there is; see attention().
+    AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
+
+
+def attention(
+    module: torch.nn.Module,
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attention_mask: torch.Tensor | None,
+    scaling: float | None = None,
+    dropout: float = 0.0,
+    cu_seq_lens_q: torch.Tensor | None = None,
+    **kwargs: Any,
+) -> tuple[torch.Tensor, None]:
+    """``softmax(scaling q k^T) v`` per row of the packed batch, causal.
+
+    query: ``(B, Hq, T, D)``. key, value: ``(B, Hkv, T, D)``, Hkv divides Hq. Returns ``(B, T, Hq, D)``.
+    cu_seq_lens_q: ``(rows + 1,)`` borders of the rows in one packed sequence (B = 1; under Ulysses T is this rank's
+    part of it, the borders are those of the whole). Without it B rows padded on the right: a causal model computes
+    their real positions as if the padding were not there.
+    Raises ValueError for what this function does not compute: sliding windows shorter than a row, soft caps, sinks.
+    """
+    longest = query.shape[2] if cu_seq_lens_q is None else int(cu_seq_lens_q.diff().max())
+    _refuse_other_attention(module, longest, kwargs)
+    if cu_seq_lens_q is None:
+        return _causal(query, key, value, scaling, dropout).transpose(1, 2), None
+    shards = get_ulysses_sequence_parallel_world_size()
+    if shards > 1:
+        query, key, value = (_all_positions_of_my_heads(x, shards) for x in (query, key, value))
+    packed = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # (T, H, D) each
+    output = _per_row(*packed, cu_seq_lens_q, scaling, dropout).unsqueeze(0)  # (1, T, H, D)
+    if shards > 1:
+        output = gather_heads_scatter_seq(output, head_dim=2, seq_dim=1)
+    return output, None
+
+
+def _all_positions_of_my_heads(x: torch.Tensor, shards: int) -> torch.Tensor:
+    """``(1, H, T / shards, D)`` to ``(1, H' , T, D)``: H' = H / shards, with key-value heads repeated if too few."""
+    heads = x.shape[1]
+    # With q heads divisible by the shards (verl checks it), repeating keeps query head h beside its own key head.
+    repeats = shards // math.gcd(heads, shards)
+    return gather_seq_scatter_heads(x.repeat_interleave(repeats, dim=1), seq_dim=2, head_dim=1)
+
+
+def _per_row(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    borders: torch.Tensor,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """Packed ``(T, H, D)`` in, packed ``(T, Hq, D)`` out. Rows of similar length share one padded call."""
+    lengths = borders.diff()
+    group_of_row = lengths.double().log2().ceil().long()  # padding at most doubles a row
+    output = torch.empty_like(query)
+    pieces, places = [], []
+    for group in group_of_row.unique():
+        starts, sizes = borders[:-1][group_of_row == group], lengths[group_of_row == group]
+        offsets = torch.arange(int(sizes.max()), device=query.device)
+        real = offsets < sizes.unsqueeze(1)  # (rows, L)
+        index = (starts.unsqueeze(1) + offsets).clamp(max=query.shape[0] - 1)
+        rows = (x[index].transpose(1, 2) for x in (query, key, value))  # (rows, H, L, D) each
+        pieces.append(_causal(*rows, scaling, dropout).transpose(1, 2)[real])
+        places.append(index[real])
+    return output.index_copy(0, torch.cat(places), torch.cat(pieces))
+
+
+def _causal(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scaling: float | None, dropout: float
+) -> torch.Tensor:
+    repeats = query.shape[1] // key.shape[1]
+    if repeats > 1:
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    return F.scaled_dot_product_attention(query, key, value, dropout_p=dropout, is_causal=True, scale=scaling)
+
+
+def _refuse_other_attention(module: torch.nn.Module, longest: int, kwargs: dict[str, Any]) -> None:
+    window = kwargs.get("sliding_window")
+    reasons = {
+        f"a sliding window of {window} tokens": window is not None and longest > window,
+        "a soft cap": kwargs.get("softcap") is not None,
+        "attention sinks": kwargs.get("s_aux") is not None,
+        "bidirectional layers": not getattr(module, "is_causal", True),
+    }
+    found = [reason for reason, holds in reasons.items() if holds]
+    if found:
+        raise ValueError(
+            f"this model has {' and '.join(found)}, which {NAME} attention does not compute. "
+            "Set model.override_config.attn_implementation to flash_attention_2, sdpa or eager."
+        )
