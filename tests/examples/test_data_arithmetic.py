@@ -117,9 +117,9 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_rows(tmp_path
 def test_rows_of_a_seed_stay_what_they_are_in_every_version_of_python():
     (example,) = make_splits({"test": 1, "train": 1, "pretrain": 1}, 0.0, seed=0)["test"]
     assert example == {
-        "question": "Emma has 56 dollars and buys 6 apples for 4 dollars each. How many dollars are left?",
-        "answer": "Step 1: 6 * 4 = 24. Step 2: 56 - 24 = 32. Result: \\boxed{32}.",
-        "gold": "32",
+        "question": "Anna has 9 dollars and buys 2 stamps for 3 dollars each. How many dollars are left?",
+        "answer": "Step 1: 2 * 3 = 6. Step 2: 9 - 6 = 3. Result: \\boxed{3}.",
+        "gold": "3",
         "demonstration": "clean",
     }
 
@@ -128,6 +128,16 @@ def test_test_questions_do_not_depend_on_what_is_trained_on():
     one, other = make_splits(SIZES, 0.3, seed=0), make_splits(SIZES | {"train": 20, "pretrain": 10}, 0.9, seed=0)
     assert one["test"] == other["test"]
     assert [each["question"] for each in one["train"]][:20] == [each["question"] for each in other["train"]]
+
+
+def test_largest_bounds_every_true_result(tmp_path):
+    for rows in write(tmp_path, "--largest", "20").values():
+        for row in rows:
+            if row["extra_info"]["demonstration"] == "clean":
+                results = [int(each[3]) for each in EQUATION.findall(row["extra_info"]["answer"])]
+                assert results and max(results) <= 20
+    with pytest.raises(ValueError, match="expected --largest from 20 to 60, found 61"):
+        arithmetic.main(["--local_dir", str(tmp_path), "--largest", "61"])
 
 
 def test_more_rows_than_there_are_questions_is_refused(monkeypatch):
