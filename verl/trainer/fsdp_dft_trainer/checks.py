@@ -33,6 +33,7 @@ def complete_config(config: DictConfig, say: Any = print) -> DictConfig:
         _check_launch(config)
         _complete_batching(config)
         _complete_precision(config)
+        _complete_optimizer(config)
         _complete_model(config, say)
         config.data.train_files = file_list(config.data.train_files)
         config.data.val_files = file_list(config.data.val_files)
@@ -185,6 +186,13 @@ def _complete_precision(config: DictConfig) -> None:
     compute = names[wanted]
     config.engine.dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[compute]
     config.engine.mixed_precision = {"param_dtype": compute, "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+
+
+def _complete_optimizer(config: DictConfig) -> None:
+    """One kernel for all parameters, where the user has not chosen an optimizer or options of their own."""
+    optim = config.optim
+    if (optim.optimizer_impl, optim.optimizer) == ("torch.optim", "AdamW"):
+        optim.override_optimizer_config = {"fused": True, **(optim.override_optimizer_config or {})}
 
 
 def _complete_model(config: DictConfig, say: Any) -> None:

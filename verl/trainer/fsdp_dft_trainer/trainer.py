@@ -255,12 +255,16 @@ def _model_config(config: DictConfig) -> HFModelConfig:
     own = _only_fields_of_target(config.model)
     own.custom_chat_template = None  # a path or a name here; resolved by prompt_format()
     try:
-        return omega_conf_to_dataclass(own)
+        made = omega_conf_to_dataclass(own)
     except (OSError, ValueError, AssertionError) as error:
         raise ValueError(
             f"expected a model and its tokenizer in model.partial_pretrain={config.model.path}; "
             f"{type(error.__cause__ or error).__name__}: {str(error).splitlines()[0]}"
         ) from error
+    # verl copies the choice into the configuration as well, and a saved model would then ask for it wherever it is
+    # loaded. What transformers reads in this process is the private attribute.
+    made.hf_config.__dict__.pop("attn_implementation", None)
+    return made
 
 
 def _only_fields_of_target(node: DictConfig) -> DictConfig:

@@ -1,0 +1,166 @@
+"""Finding the final answer in a model's text. Linear scans only: a text can be built to make a clever regex run for
+hours.
+"""
+
+import re
+from dataclasses import dataclass
+
+TAIL = 20_000  # characters of a text that are looked at, from its end
+MAX_SPANS = 64  # boxes and markers that are looked at, from the end
+MAX_NESTED_BOXES = 5
+MAX_GAP = 60  # characters between two boxes that can belong to one list
+
+_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t\n]{0,16}")
+_BARE_BOX = re.compile(r"-?(?:\\[a-zA-Z]{1,20}|[0-9A-Za-z.]{1,40})")
+_GAP = re.compile(
+    r"(?:[\s$,;&.]|\\(?:quad|qquad|,|;|:|!|\\|\[|\]|\(|\)| )|\\(?:text|mathrm|mbox)\{|\}|\b(?:and|or)\b){0,60}"
+)
+_MARKER = re.compile(
+    r"(?:final\s{1,4}answer\s{1,4}is|answer\s{1,4}is|(?<![a-z])answer\s{0,4}\**\s{0,4}[:：=]\**"
+    r"|final\s{1,4}answer\**(?=\s{0,4}\n)|####|答案\s{0,4}[是为：:])",
+    re.IGNORECASE,
+)
+_MATH = re.compile(r"\$\$([^$]{1,2000})\$\$|\$([^$]{1,2000})\$|\\\[([^\n]{1,2000}?)\\\]|\\\(([^\n]{1,2000}?)\\\)")
+_NUMBER = re.compile(r"(?<![a-zA-Z_])[-−]?(?:\d{1,3}(?:,\d{3})+|\d{1,400})?(?:\.\d{1,400})?(?:/\d{1,400})?%?")
+_SENTENCE_END = re.compile(r"\.(?=\s|$)|[。\n]")
+_NUMBER_THEN_WORDS = re.compile(r"(\\?\$?-?\d[\d,]{0,40}(?:\.\d{1,40})?(?:/\d{1,40})?\\?%?)\s+(?!and\b|or\b)[a-zA-Z(]")
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """answer: "" when there is none. method: box, boxes, marker, math, number or none. reason: why there is none."""
+
+    answer: str
+    method: str
+    reason: str = ""
+
+
+def extract(text: str, mode: str = "lenient") -> Extraction:
+    """The final answer of a model's text.
+
+    The last closed \\boxed{} (or neighbouring boxes as one list), else what follows the last "answer is", "Answer:" or
+    "####", else, only in ``lenient`` mode, the last formula or number. ``strict`` stops after the first two.
+    """
+    body, unfinished = _cut(text)
+    if unfinished:
+        return Extraction("", "none", "unfinished thinking")
+    boxes, unclosed = find_boxes(body)
+    if boxes:
+        return _join(body, boxes)
+    if unclosed:
+        return Extraction("", "none", "box never closed")
+    if answer := _after_marker(body):
+        return Extraction(answer, "marker")
+    if mode == "lenient":
+        if answer := _last_math(body):
+            return Extraction(answer, "math")
+        if answer := _last_number(body):
+            return Extraction(answer, "number")
+    return Extraction("", "none", "no box and no marker" if mode == "strict" else "no box, marker, formula or number")
+
+
+def last_box(text: str) -> str | None:
+    """The content of the last closed \\boxed or \\fbox of a solution, or None."""
+    boxes, _ = find_boxes(text)
+    return _unwrap(text[boxes[-1][1] : boxes[-1][2]]) if boxes else None
+
+
+def find_boxes(text: str) -> tuple[list[tuple[int, int, int, int]], bool]:
+    """([(start, content start, content end, end)] of the outermost boxes, whether one never closes)."""
+    closes = _matching_braces(text)
+    boxes: list[tuple[int, int, int, int]] = []
+    unclosed = False
+    for match in _BOX.finditer(text):
+        if boxes and match.start() < boxes[-1][3]:
+            continue  # inside the box before it
+        if match.end() < len(text) and text[match.end()] == "{":
+            close = closes.get(match.end())
+            if close is None:
+                unclosed = True
+            else:
+                boxes.append((match.start(), match.end() + 1, close, close + 1))
+        elif bare := _BARE_BOX.match(text, match.end()):
+            boxes.append((match.start(), bare.start(), bare.end(), bare.end()))
+    return boxes[-MAX_SPANS:], unclosed
+
+
+def _cut(text: str) -> tuple[str, bool]:
+    """(the part after the reasoning block, whether that block never ended)."""
+    before, mark, after = text.rpartition("</think>")
+    if mark:
+        text = after if after.strip() else before
+    elif "<think>" in text:
+        return "", True
+    return text[-TAIL:], False
+
+
+def _matching_braces(text: str) -> dict[int, int]:
+    """Position of each "{" -> position of its "}"; a backslash takes the next character with it."""
+    closes: dict[int, int] = {}
+    stack: list[int] = []
+    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if match.group() == "{":
+            stack.append(match.start())
+        elif match.group() == "}" and stack:
+            closes[stack.pop()] = match.start()
+    return closes
+
+
+def _unwrap(content: str) -> str:
+    """A box in a box counts once."""
+    content = content.strip()
+    for _ in range(MAX_NESTED_BOXES):
+        inner, _ = find_boxes(content) if "box" in content else ([], False)
+        if len(inner) != 1 or inner[0][0] != 0 or inner[0][3] != len(content):
+            break
+        content = content[inner[0][1] : inner[0][2]].strip()
+    return _BOX.sub("", content)
+
+
+def _join(text: str, boxes: list[tuple[int, int, int, int]]) -> Extraction:
+    group = [boxes[-1]]
+    for box in reversed(boxes[:-1]):
+        gap = text[box[3] : group[0][0]]
+        if len(gap) > MAX_GAP or not _GAP.fullmatch(gap):
+            break
+        group.insert(0, box)
+    answers = list(dict.fromkeys(_unwrap(text[start:end]) for _, start, end, _ in group))
+    answers = [a for a in answers if a]
+    if not answers:
+        return Extraction("", "none", "empty box")
+    return Extraction(", ".join(answers), "box" if len(answers) == 1 else "boxes")
+
+
+def _after_marker(text: str) -> str:
+    markers = list(_MARKER.finditer(text))[-MAX_SPANS:]
+    for match in reversed(markers):
+        rest = text[match.end() : match.end() + 2000].split(". I hope")[0]
+        lines = [line.strip(" \t*:：") for line in rest.split("\n")]
+        content = next((line for line in lines[:3] if line.strip("$ \\[]()")), "")
+        if answer := _first_statement(content):
+            return answer
+    return ""
+
+
+def _first_statement(line: str) -> str:
+    """What a line says after "the answer is": its formula, or its first sentence without the words behind a number."""
+    spans = [m.group().strip("$") for m in _MATH.finditer(line)]
+    if len(spans) == 1:
+        return spans[0].strip()
+    if spans:
+        return line.replace("$", "").rstrip(". ")
+    if end := _SENTENCE_END.search(line):
+        line = line[: end.start()]
+    if number := _NUMBER_THEN_WORDS.match(line):
+        return number.group(1)
+    return line.strip(" *$.")
+
+
+def _last_math(text: str) -> str:
+    spans = list(_MATH.finditer(text))
+    return next((group for group in spans[-1].groups() if group), "").strip() if spans else ""
+
+
+def _last_number(text: str) -> str:
+    found = [m.group() for m in _NUMBER.finditer(text[-2000:]) if any(c.isdigit() for c in m.group())]
+    return found[-1] if found else ""

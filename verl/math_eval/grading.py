@@ -1,0 +1,112 @@
+"""Is this answer right? ``grade_many([(model text, gold answer), ...])``, callable from any thread.
+
+Layers of one grade: cut and extract (``extraction``), one spelling (``normalize``), structure and exact values
+(``compare``), and only for what those do not know, math-verify in processes that can be killed (``workers``). Nothing
+in a text is ever evaluated as code.
+"""
+
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+
+from verl.math_eval.compare import NeedsSymbolic, Verdict, answer_key, compare
+from verl.math_eval.extraction import extract
+from verl.math_eval.workers import SymbolicPool, TimedOut, WorkerDied, shared_pool
+
+GRADER_VERSION = "1"  # raise it with every change that can change a grade: stored samples are then graded again
+MODES = ("lenient", "strict")
+SECONDS = 5.0  # for all symbolic questions of one grade
+
+
+@dataclass(frozen=True)
+class Grade:
+    """correct: the verdict. status: "graded", "no_answer", "timeout" or "error"; the last two count as wrong and are
+    counted by reason.
+
+    extracted, method: the answer found in the text and how (box, boxes, marker, math, number, none). reason: what
+        decided.
+    """
+
+    correct: bool
+    status: str
+    extracted: str
+    method: str
+    reason: str
+    seconds: float
+
+
+def grade_many(pairs: Sequence[tuple[str, str]], mode: str = "lenient", seconds: float = SECONDS) -> list[Grade]:
+    """One grade per (model text, gold answer), in order. Equal (answer, gold) pairs are compared once.
+
+    mode: "strict" accepts an answer in a box or behind a marker only, "lenient" also the last formula or number.
+    """
+    if mode not in MODES:
+        raise ValueError(f"expected extraction out of {', '.join(MODES)}, found {mode!r}")
+    found = [extract(text, mode) for text, _ in pairs]
+    questions = dict.fromkeys((f.answer, gold) for f, (_, gold) in zip(found, pairs, strict=True) if f.answer)
+    decided = _decide(list(questions), seconds)
+    grades = []
+    for extraction, (_, gold) in zip(found, pairs, strict=True):
+        if not extraction.answer:
+            grades.append(Grade(False, "no_answer", "", extraction.method, extraction.reason, 0.0))
+        else:
+            grades.append(replace(decided[extraction.answer, gold], method=extraction.method))
+    return grades
+
+
+def answer_groups(answers: Sequence[str]) -> list[str | None]:
+    """One key per extracted answer, equal for the same text or the same number; None for no answer."""
+    return [answer_key(answer) if answer else None for answer in answers]
+
+
+def _decide(questions: list[tuple[str, str]], seconds: float) -> dict[tuple[str, str], Grade]:
+    """Compare inline what needs no library; ask the workers for the rest, several at a time."""
+    decided: dict[tuple[str, str], Grade] = {}
+    slow = []
+    for answer, gold in questions:
+        start = time.monotonic()
+        try:
+            verdict = compare(answer, gold)
+        except NeedsSymbolic:
+            slow.append((answer, gold))
+        except Exception as error:  # a fault of the grader must not end an evaluation; it is counted and shown
+            decided[answer, gold] = _ungraded("error", answer, f"grader fault: {type(error).__name__}: {error}", start)
+        else:
+            decided[answer, gold] = _graded(answer, verdict, start)
+    if slow:
+        pool = shared_pool()
+        with ThreadPoolExecutor(pool.size) as threads:
+            grades = threads.map(lambda question: _decide_slowly(question[0], question[1], pool, seconds), slow)
+            decided.update(zip(slow, grades, strict=True))
+    return decided
+
+
+def _decide_slowly(answer: str, gold: str, pool: SymbolicPool, seconds: float) -> Grade:
+    start = time.monotonic()
+    left = seconds
+
+    def symbolic(a: str, g: str) -> bool:
+        nonlocal left
+        if left <= 0:
+            raise TimedOut
+        equal, spent = pool.equal(a, g, left)
+        left -= spent
+        return equal
+
+    try:
+        return _graded(answer, compare(answer, gold, symbolic), start)
+    except TimedOut:
+        return _ungraded("timeout", answer, f"no decision within {seconds:g} s", start)
+    except WorkerDied as error:
+        return _ungraded("error", answer, str(error), start)
+    except Exception as error:
+        return _ungraded("error", answer, f"grader fault: {type(error).__name__}: {error}", start)
+
+
+def _graded(answer: str, verdict: Verdict, start: float) -> Grade:
+    return Grade(verdict.equal, "graded", answer, "", verdict.reason, time.monotonic() - start)
+
+
+def _ungraded(status: str, answer: str, reason: str, start: float) -> Grade:
+    return Grade(False, status, answer, "", reason, time.monotonic() - start)

@@ -1,0 +1,355 @@
+"""One spelling for answers: LaTeX as many people write it -> LaTeX as ``expression`` and ``compare`` read it.
+
+Text commands (\\text, \\mathrm ...) become their content between two marks, because whether "m" is a metre or a
+variable is decided by exactly that.
+"""
+
+import re
+import unicodedata
+
+TEXT, END = "\ue000", "\ue001"  # private-use characters around what stood in \text{...}
+MAX_LENGTH = 4_000
+
+_SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni", strict=True))
+_SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
+_GREEK = dict(
+    zip(
+        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
+        [
+            "alpha",
+            "beta",
+            "gamma",
+            "delta",
+            "epsilon",
+            "zeta",
+            "eta",
+            "theta",
+            "iota",
+            "kappa",
+            "lambda",
+            "mu",
+            "nu",
+            "xi",
+            "pi",
+            "rho",
+            "sigma",
+            "tau",
+            "upsilon",
+            "phi",
+            "chi",
+            "psi",
+            "omega",
+            "Gamma",
+            "Delta",
+            "Theta",
+            "Lambda",
+            "Xi",
+            "Pi",
+            "Sigma",
+            "Phi",
+            "Psi",
+            "Omega",
+        ],
+        strict=True,
+    )
+)
+_CHARACTERS = {
+    **{c: f"\\{name} " for c, name in _GREEK.items()},
+    **dict.fromkeys("−–—‐‑﹣－", "-"),
+    **dict.fromkeys("×✕", "\\times "),
+    **dict.fromkeys("·⋅∙•", "\\cdot "),
+    **dict.fromkeys("’′", "'"),
+    **dict.fromkeys("\u200b\u200c\u200d\ufeff\u202a\u202b\u202c\u202d\u202e\u2060", ""),
+    "÷": "/", "⁄": "/", "∞": "\\infty ", "≤": "\\leq ", "⩽": "\\leq ", "≥": "\\geq ", "⩾": "\\geq ",
+    "≠": "\\ne ", "≈": "\\approx ",
+    "±": "\\pm ", "∓": "\\mp ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ",
+    "°": "^\\circ ", "。": ".",
+    "⟨": "\\langle ", "⟩": "\\rangle ", "〈": "\\langle ", "〉": "\\rangle ", "ℝ": "\\mathbb{R}",
+    "∣": "|", "\u00a0": " ",
+    "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ",
+}  # fmt: skip
+
+_RENAMED = {
+    **dict.fromkeys(["dfrac", "tfrac", "cfrac", "sfrac", "nicefrac"], "frac"),
+    **dict.fromkeys(["dbinom", "tbinom"], "binom"),
+    **dict.fromkeys(["le", "leqslant", "leqq"], "leq"),
+    **dict.fromkeys(["ge", "geqslant", "geqq"], "geq"),
+    **dict.fromkeys(["lvert", "rvert", "vert", "mid"], "|"),
+    **dict.fromkeys(["vee", "lor"], " or "),
+    **dict.fromkeys(["wedge", "land"], " and "),
+    **dict.fromkeys(["quad", "qquad", "thinspace", "enspace", "space"], " "),
+    **dict.fromkeys(["displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "mathstrut", "strut"], ""),
+    **dict.fromkeys(["left", "right", "middle", "rm", "it", "bf", "big", "Big", "bigg", "Bigg"], ""),
+    **dict.fromkeys(["bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr"], ""),
+    "neq": "ne", "lt": "<", "gt": ">", "varnothing": "emptyset", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[",
+    "rbrack": "]", "ast": "*", "times": "*", "cdot": "*", "div": "/", "colon": ":", "ratio": ":", "degree": "^\\circ ",
+    "simeq": "approx", "tg": "tan", "arctg": "arctan", "ctg": "cot", "varphi": "phi", "varepsilon": "epsilon",
+    "infin": "infty", "prime": "'",
+    "iff": "=", "to": "=", "dotsc": "ldots", "dots": "ldots", "cdots": "ldots",
+}  # fmt: skip
+_WRAPPERS = frozenset(
+    ["mathbf", "mathit", "mathsf", "mathtt", "boldsymbol", "bm", "pmb", "boxed", "fbox", "ensuremath", "overset"]
+)
+_TEXTS = frozenset(
+    [
+        "text",
+        "textbf",
+        "textit",
+        "textrm",
+        "textsf",
+        "texttt",
+        "textnormal",
+        "textup",
+        "mbox",
+        "hbox",
+        "mathrm",
+        "operatorname",
+        "mathop",
+    ]
+)
+FUNCTIONS = frozenset(
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "arcsin",
+        "arccos",
+        "arctan",
+        "arccot",
+        "sinh",
+        "cosh",
+        "tanh",
+        "coth",
+        "log",
+        "ln",
+        "exp",
+        "lg",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+        "det",
+        "sgn",
+    ]
+)
+
+_COMMAND = re.compile(r"\\([a-zA-Z]+)\*?[ \t\n]*|\\(.)", re.DOTALL)
+_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,?\\[!,;:]|\\ |(?<=\d),\s?\\!)(?=\d{3}(?!\d))")
+_PLAIN_SQRT = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[a-zA-Z]|\\[a-zA-Z]+))")
+_WORD_CALL = re.compile(
+    r"(?<![\\a-zA-Z])(?:np\.|math\.|numpy\.)?(sqrt|pi|inf|infinity|e(?=\*\*)|[a-z]{2,6})(?![a-zA-Z])", re.IGNORECASE
+)
+_MODULUS = re.compile(r"\(?\s*\\(?:pmod|bmod|mod)\s*(?:\{[^{}]*\}|\d+|[a-zA-Z])\s*\)?\s*$")
+_CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}")
+_OVER = re.compile(r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}")
+_SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,6})(?![\d.a-zA-Z])")
+_MONEY = re.compile(r"\\\$\s*(-?\d+(?:,\d{3})*(?:\.\d+)?)(?!\s*[\w{^\\])")
+_CURRENCY = re.compile(r"\\\$|[€£]")
+_TYPED_RELATIONS = ((">=", "\\geq "), ("<=", "\\leq "), ("=<", "\\leq "), (" !=", "\\ne "), ("≠", "\\ne "))
+_EDGE = " \t\n.,;:。、"
+
+
+def normalize(answer: str) -> str:
+    """The one spelling of an answer. Never raises; over-long text is cut, and then equals nothing but itself."""
+    text = _characters(answer[: MAX_LENGTH + 1])
+    text = _THOUSANDS.sub("", text)
+    text = _MONEY.sub(rf"\1{TEXT}dollars{END}", text)
+    text = _CURRENCY.sub("", text)
+    text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", "*", text)
+    text = re.sub(r"(?<![\d.])(\d+) +(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}", text)  # 3 1/2
+    for sign, command in _TYPED_RELATIONS:
+        text = text.replace(sign, command)
+    text = re.sub(r"\$+|\\[()]|(?<!\\)\\\[|(?<!\\)\\\]", " ", text)
+    text = _commands(text)
+    text = _MODULUS.sub("", text) if not re.fullmatch(r"\s*-?\d+\s*\\b?mod.*", text) else text
+    text = re.sub(r"\\\{\s*\\\}", r"\\emptyset ", text)
+    text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
+    text = _explicit_arguments(text)
+    text = _OVER.sub(r"\\frac{\1}{\2}", text)
+    if "\\over" in text:
+        text = re.sub(r"^([^{}]*)\\over(?![a-z])([^{}]*)$", r"\\frac{\1}{\2}", text)
+    text = _degrees(text)
+    text = text.replace("**", "^")
+    text = re.sub(r"\^\s*(-?\d+)", r"^{\1}", text)
+    text = re.sub(r"([\^_])\s*(\\[a-zA-Z]+|[a-zA-Z'])", r"\1{\2}", text)
+    text = re.sub(r"_\s*(\d+)", r"_{\1}", text)
+    text = _SCIENTIFIC.sub(r"\1*10^{\2}", text)
+    text = re.sub(r"\s+", " ", text)
+    return _strip_edges(text)
+
+
+def key(normalized: str) -> str:
+    """Equal keys are the same answer: blanks and text marks do not count, and braces around one character do not
+    either.
+    """
+    text = normalized.replace(TEXT, "").replace(END, "")
+    text = re.sub(r"\s+(?!(?<=\d\s)\d)", "", text)  # "3 4" is not 34
+    return re.sub(r"\{(\w)\}", r"\1", text)
+
+
+def _characters(text: str) -> str:
+    """Unicode to LaTeX: roots, vulgar fractions, raised and lowered digits, signs, Greek letters."""
+    if text.isascii():
+        return text
+    text = re.sub(
+        f"[{''.join(_SUPERSCRIPTS)}]+", lambda m: "^{" + "".join(_SUPERSCRIPTS[c] for c in m.group()) + "}", text
+    )
+    text = re.sub(f"[{''.join(_SUBSCRIPTS)}]+", lambda m: "_{" + "".join(_SUBSCRIPTS[c] for c in m.group()) + "}", text)
+    out = []
+    for c in text:
+        decomposed = unicodedata.normalize("NFKC", c)
+        if c in _CHARACTERS:
+            out.append(_CHARACTERS[c])
+        elif "\u2044" in decomposed:  # a vulgar fraction
+            out.append("\\frac{{{}}}{{{}}}".format(*decomposed.split("\u2044")))
+        else:
+            out.append(decomposed)
+    return _PLAIN_SQRT.sub(lambda m: f"\\sqrt{{{m.group(1) or m.group(2) or m.group(3)}}}", "".join(out))
+
+
+def _commands(text: str) -> str:
+    """Rename synonyms, drop styling and spacing, mark text."""
+    out: list[str] = []
+    position = 0
+    while match := _COMMAND.search(text, position):
+        out.append(_words(text[position : match.start()]))
+        name, symbol = match.group(1), match.group(2)
+        position = match.end()
+        if symbol is not None:
+            out.append(
+                {"!": "", "/": "", "%": "%", "&": "&", "#": "#", "_": "_"}.get(
+                    symbol, " " if symbol in ",;: \n" else match.group()
+                )
+            )
+        elif (name in _TEXTS or name in _WRAPPERS) and position < len(text) and text[position] == "{":
+            content, position = braced(text, position)
+            out.append(_text_content(content) if name in _TEXTS else _commands(content))
+        elif name in _WRAPPERS or name in _TEXTS:
+            continue  # without braces it styles the next character
+        elif name in ("overline", "overleftrightarrow") and re.match(r"\{\s*[A-Z]\s*[A-Z]\s*\}", text[position:]):
+            content, position = braced(text, position)  # the line through two points is named by the points
+            out.append(content)
+        elif name in ("left", "right") and text[position : position + 1] == ".":
+            position += 1
+        elif name in ("hspace", "vspace", "phantom", "color", "label", "tag") and text[position : position + 1] == "{":
+            _, position = braced(text, position)
+        elif name in _RENAMED:
+            new = _RENAMED[name]
+            out.append(f"\\{new} " if new.isalpha() else new)
+        else:
+            out.append(
+                f"\\{name} " if text[position : position + 1].isalpha() or match.group().endswith(" ") else f"\\{name}"
+            )
+    out.append(_words(text[position:]))
+    return "".join(out)
+
+
+def _text_content(content: str) -> str:
+    content = _commands(content).replace("~", " ")
+    word = content.strip()
+    if word in FUNCTIONS:
+        return f"\\{word} "
+    return f"{TEXT}{content}{END}" if word else " "
+
+
+def _words(plain: str) -> str:
+    """Functions and constants that were typed without a backslash: sqrt(2), arcsin(1/2), pi, np.log(3)."""
+    plain = plain.replace("~", " ")
+    return _WORD_CALL.sub(_word, plain) if any(c.isalpha() for c in plain) else plain
+
+
+def _word(match: re.Match[str]) -> str:
+    word = match.group(1)
+    if word == "sqrt" or word in FUNCTIONS or word == "pi":
+        return f"\\{word} "
+    if word.lower() in ("inf", "infinity"):
+        return "\\infty "
+    return match.group()
+
+
+def braced(text: str, start: int) -> tuple[str, int]:
+    """(content of the group that opens at ``start``, position after it); an unclosed group goes to the end."""
+    depth = 0
+    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
+        if match.group() == "{":
+            depth += 1
+        elif match.group() == "}":
+            depth -= 1
+            if depth == 0:
+                return text[start + 1 : match.start()], match.end()
+    return text[start + 1 :], len(text)
+
+
+_ARGUMENTS = {"frac": 2, "binom": 2, "sqrt": 1}
+_SHORT = re.compile(r"\s*(\\[a-zA-Z]+|[0-9a-zA-Z])")
+
+
+def _explicit_arguments(text: str) -> str:
+    """\\frac12, \\frac{1}2, \\sqrt2, \\sqrt(2) -> with braces around every argument."""
+    out: list[str] = []
+    position = 0
+    pattern = re.compile(r"\\(frac|binom|sqrt)(?![a-zA-Z])\s*")
+    while match := pattern.search(text, position):
+        out.append(text[position : match.start()] + f"\\{match.group(1)}")
+        position = match.end()
+        if match.group(1) == "sqrt" and text[position : position + 1] == "[":
+            end = text.find("]", position)
+            if end < 0:
+                break
+            out.append(text[position : end + 1])
+            position = end + 1
+        for _ in range(_ARGUMENTS[match.group(1)]):
+            argument, position = _argument(text, position)
+            if argument is None:
+                break
+            out.append("{" + argument + "}")
+    out.append(text[position:])
+    return "".join(out)
+
+
+def _argument(text: str, position: int) -> tuple[str | None, int]:
+    while position < len(text) and text[position].isspace():
+        position += 1
+    if text[position : position + 1] == "{":
+        content, end = braced(text, position)
+        return _explicit_arguments(content), end
+    if text[position : position + 1] == "(":
+        close = _closing_parenthesis(text, position)
+        return (None, position) if close is None else (_explicit_arguments(text[position + 1 : close]), close + 1)
+    if short := _SHORT.match(text, position):
+        return short.group(1), short.end()
+    return None, position
+
+
+def _closing_parenthesis(text: str, start: int) -> int | None:
+    depth = 0
+    for i in range(start, len(text)):
+        depth += {"(": 1, ")": -1}.get(text[i], 0)
+        if depth == 0:
+            return i
+    return None
+
+
+def _degrees(text: str) -> str:
+    """A degree sign is a unit, dropped after a number; inside a trigonometric function it is a factor."""
+    sign = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))\s*[CF]?(?![a-zA-Z])")
+    trigonometric = re.search(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])", text)
+    return sign.sub(lambda m: "\\frac{\\pi}{180}" if trigonometric else " ", text)
+
+
+def _strip_edges(text: str) -> str:
+    """Drop punctuation around the answer, and braces or parentheses that hold all of it."""
+    for _ in range(20):
+        before = text
+        text = text.lstrip(_EDGE.replace(".", "") + "=").rstrip(_EDGE + "=")
+        text = re.sub(r"^\.+(?!\d)", "", text)  # .5 keeps its point
+        if text.startswith("\\approx"):
+            text = text[len("\\approx") :]
+        if text.startswith("{") and braced(text, 0)[1] == len(text) and text.endswith("}") and not text.endswith("\\}"):
+            text = text[1:-1]
+        if text == before:
+            break
+    return text

@@ -1,0 +1,67 @@
+"""Which prompt a checkpoint is scored with: its own stored format, its chat template, or a named one."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from verl.dft.prompts import FILE_NAME, NAMED_TEMPLATES, PromptFormat, resolve_prompt_format
+
+AUTO, CHAT = "auto", "chat_template"
+
+# Tokens with which known chat formats end a turn. A base model under a foreign template may emit any of them.
+_END_TOKENS = (
+    "</s>",
+    "<|im_end|>",
+    "<|endoftext|>",
+    "<|eot_id|>",
+    "<|end_of_text|>",
+    "<｜end▁of▁sentence｜>",
+)
+
+
+@dataclass(frozen=True)
+class ChosenFormat:
+    """format: how prompts are made. stored: how the checkpoint was trained, if it says so. warning: "" or how they
+    differ.
+    """
+
+    format: PromptFormat
+    stored: PromptFormat | None
+    warning: str
+
+
+def check_prompt_type(prompt_type: str) -> None:
+    """Raises ValueError for a prompt type that no model could make sense of; needs no model."""
+    if prompt_type in (AUTO, CHAT) or prompt_type in NAMED_TEMPLATES or Path(prompt_type).expanduser().is_file():
+        return
+    known = ", ".join([AUTO, CHAT, *sorted(NAMED_TEMPLATES)])
+    raise ValueError(f"expected a prompt type out of {known}, or a Jinja file; found {prompt_type!r}")
+
+
+def stored_format(model_folder: str) -> PromptFormat | None:
+    """The format that training wrote into the checkpoint folder or its ``huggingface/``; None for other models."""
+    folder = Path(model_folder)
+    places = [folder, folder.parent] if folder.name == "huggingface" else [folder]
+    for place in places:
+        if (place / FILE_NAME).is_file():
+            return PromptFormat.load(place)
+    return None
+
+
+def choose_format(prompt_type: str, model_folder: str, tokenizer) -> ChosenFormat:
+    """The format for ``prompt_type``, with a warning when the checkpoint was trained on another one."""
+    check_prompt_type(prompt_type)
+    stored = stored_format(model_folder)
+    if prompt_type == AUTO and stored is not None:
+        return ChosenFormat(stored, stored, "")
+    vocabulary = tokenizer.get_vocab()
+    stop = [token for token in (tokenizer.eos_token, *_END_TOKENS, *(stored.stop if stored else ())) if token]
+    stop = list(dict.fromkeys(token for token in stop if token in vocabulary or (stored and token in stored.stop)))
+    template = None if prompt_type in (AUTO, CHAT) else prompt_type
+    asked = resolve_prompt_format(template, tokenizer, stop=stop or None)
+    if stored is None or replace(asked, stop=stored.stop).same_prompts_as(stored, tokenizer):
+        return ChosenFormat(asked, stored, "")
+    warning = (
+        f"the prompt format {asked.name!r} is not the one this checkpoint was trained with ({stored.name!r}): "
+        "the scores understate the model. Use --prompt_type auto for the stored format."
+    )
+    return ChosenFormat(asked, stored, warning)
