@@ -1,6 +1,6 @@
 """A small Qwen2 model with random weights, and a tokenizer trained on the questions it will see.
 
-    python examples/quickstart/make_model.py --data data/arithmetic/pretrain.parquet --out models/small
+python examples/quickstart/make_model.py --data data/arithmetic/pretrain.parquet --out models/small
 """
 
 import argparse

@@ -1,6 +1,6 @@
 """Score the quickstart's models in one process, print their table, write report.md and the plots.
 
-    python examples/quickstart/report.py --out outputs/quickstart --models base=... sft=... dft=...
+python examples/quickstart/report.py --out outputs/quickstart --models base=... sft=... dft=...
 """
 
 import argparse

@@ -134,7 +134,7 @@ def test_a_conversation_has_the_templates_own_text_and_trains_every_assistant_tu
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path):
-    forgetful = "{% for m in messages %}{% if loop.last or m['role'] == 'user' %}{{ m['content'] }};{% endif %}{% endfor %}"
+    forgetful = "{% for m in messages %}{{ m['content'] if loop.last or m['role'] == 'user' }};{% endfor %}"
     with pytest.raises(ValueError, match="rewrites earlier turns"):
         tokenize(tmp_path, [{"messages": CHAT}], template=forgetful, multiturn=True)
 
@@ -154,17 +154,19 @@ def test_bad_conversations_are_named(tmp_path, messages, message):
 
 
 def test_files_are_checked_before_anything_is_read(tmp_path):
-    files = write(tmp_path, ROWS)
-    check_files(files, row_format(), "data.train_files")
-    with pytest.raises(ValueError, match="found nothing at /no/such.parquet"):
-        check_files(["/no/such.parquet"], row_format(), "data.train_files")
-    with pytest.raises(ValueError, match="expected the column prompt in .*; found question, answer"):
-        check_files(files, row_format(prompt_keys=("prompt",)), "data.train_files")
+    files, columns = write(tmp_path, ROWS), {"question": "data.prompt_key", "answer": "data.response_key"}
+    check_files(files, columns, "data.train_files")
+    with pytest.raises(ValueError, match="data.train_files: .* found nothing at /no/such.parquet"):
+        check_files(["/no/such.parquet"], columns, "data.train_files")
+    with pytest.raises(
+        ValueError, match="expected the column prompt in .*; found question, answer. Set data.prompt_key"
+    ):
+        check_files(files, {"prompt": "data.prompt_key"}, "data.train_files")
     with pytest.raises(ValueError, match="expected rows in .*, found none"):
-        check_files(write(tmp_path, pd.DataFrame(ROWS)[:0], "empty.parquet"), row_format(), "data.train_files")
+        check_files(write(tmp_path, pd.DataFrame(ROWS)[:0], "empty.parquet"), columns, "data.train_files")
     (tmp_path / "broken.parquet").write_bytes(b"PAR1 nonsense")
     with pytest.raises(ValueError, match="broken.parquet is not a readable parquet file"):
-        check_files([str(tmp_path / "broken.parquet")], row_format(), "data.train_files")
+        check_files([str(tmp_path / "broken.parquet")], columns, "data.train_files")
 
 
 def test_saved_rows_are_mapped_back_equal(tmp_path):

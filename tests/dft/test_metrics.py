@@ -8,27 +8,30 @@ from verl.dft.metrics import MetricsFile, ModelFlops, summarize, token_sums
 
 
 def test_means_are_over_tokens_not_over_micro_batches():
-    first = token_sums(torch.tensor([1.0]), torch.log(torch.tensor([0.5])), torch.tensor([True]))
-    second = token_sums(torch.zeros(3), torch.log(torch.full((3,), 0.25)), torch.tensor([False, False, True]))
+    no_stop, last_stop = torch.tensor([False]), torch.tensor([False, False, True])
+    first = token_sums(torch.tensor([1.0]), torch.log(torch.tensor([0.5])), torch.tensor([True]), no_stop)
+    second = token_sums(torch.zeros(3), torch.log(torch.tensor([0.25, 0.3, 0.2])), last_stop, last_stop)
     summary = summarize(first + second)
     assert summary["target_tokens"] == 4
     assert summary["loss"] == pytest.approx(1 / 4)
-    assert summary["nll"] == pytest.approx((math.log(2) + 3 * math.log(4)) / 4)
-    assert summary["mean_p"] == pytest.approx((0.5 + 3 * 0.25) / 4)
+    assert summary["nll"] == pytest.approx(-math.log(0.5 * 0.25 * 0.3 * 0.2) / 4)
+    assert summary["mean_p"] == pytest.approx((0.5 + 0.25 + 0.3 + 0.2) / 4)
+    assert summary["stop_p"] == pytest.approx(0.2)
     assert summary["one_minus_p"] == pytest.approx(1 - summary["mean_p"])
     assert summary["accuracy"] == pytest.approx(0.5)
 
 
 def test_no_target_token_gives_nan_and_not_a_flattering_zero():
     empty = torch.zeros(0)
-    summary = summarize(token_sums(empty, empty, empty.bool()))
+    summary = summarize(token_sums(empty, empty, empty.bool(), empty.bool()))
     assert summary["target_tokens"] == 0
-    assert all(math.isnan(summary[name]) for name in ("loss", "nll", "one_minus_p", "mean_p", "accuracy"))
+    assert all(math.isnan(summary[name]) for name in ("loss", "nll", "one_minus_p", "mean_p", "accuracy", "stop_p"))
 
 
 def test_one_minus_p_keeps_its_digits_where_p_is_almost_one():
     log_p = torch.tensor([-1e-12], dtype=torch.float64)
-    assert summarize(token_sums(-log_p, log_p, torch.tensor([True])))["one_minus_p"] == pytest.approx(1e-12)
+    sums = token_sums(-log_p, log_p, torch.tensor([True]), torch.tensor([False]))
+    assert summarize(sums)["one_minus_p"] == pytest.approx(1e-12)
 
 
 def test_a_resumed_run_forgets_the_lines_beyond_its_step_and_half_a_line(tmp_path):

@@ -4,10 +4,10 @@ import importlib.metadata
 from pathlib import Path
 
 import torch
+from verl.plugin.platform import PlatformRegistry, get_platform
 
 import verl
 from verl.dft.platform import PlatformCPU
-from verl.plugin.platform import PlatformRegistry, get_platform
 
 PROJECT = Path(__file__).parents[2]
 

@@ -25,10 +25,10 @@ BETAS, DECAY, CLIP = (0.9, 0.95), 0.01, 1.0
 EPS = 1e-6
 
 BATCHING = {
-    "1-micro-packed": ["data.use_dynamic_bsz=false", "data.micro_batch_size_per_gpu={all}"],
-    "1-micro-padded": ["data.use_dynamic_bsz=false", "data.micro_batch_size_per_gpu={all}", "use_remove_padding=false"],
-    "4-micro-packed": ["data.use_dynamic_bsz=false", "data.micro_batch_size_per_gpu={quarter}"],
-    "4-micro-padded": ["data.use_dynamic_bsz=false", "data.micro_batch_size_per_gpu={quarter}", "use_remove_padding=false"],
+    "1-micro-packed": ["data.micro_batch_size_per_gpu={all}"],
+    "1-micro-padded": ["data.micro_batch_size_per_gpu={all}", "use_remove_padding=false"],
+    "4-micro-packed": ["data.micro_batch_size_per_gpu={quarter}"],
+    "4-micro-padded": ["data.micro_batch_size_per_gpu={quarter}", "use_remove_padding=false"],
     "token-budget": ["data.max_token_len_per_gpu=300"],
     "transformers-attention": ["data.max_token_len_per_gpu=300", "model.override_config.attn_implementation=sdpa"],
     "no-checkpointing": ["data.max_token_len_per_gpu=300", "model.enable_gradient_checkpointing=false"],
@@ -83,7 +83,7 @@ def tokens_of(file: Path, tokenizer) -> list[tuple[list[int], int]]:
 
 
 def sums_of_row(model, ids: list[int], prompt_length: int, objective: str):
-    """Loss sum, NLL sum, (1 - p) sum, hits and count over the targets of one row."""
+    """Sums over the targets of one row: loss, NLL, 1 - p, hits, p of the end token; and their count."""
     logits = model(input_ids=torch.tensor([ids])).logits[0]
     loss, nll, one_minus_p, hits = torch.zeros((), dtype=torch.float64), 0.0, 0.0, 0
     for position in range(prompt_length, len(ids)):
@@ -93,19 +93,20 @@ def sums_of_row(model, ids: list[int], prompt_length: int, objective: str):
         nll -= log_p.item()
         one_minus_p += 1 - math.exp(log_p.item())
         hits += int(logits[position - 1].argmax() == ids[position])
-    return loss, nll, one_minus_p, hits, len(ids) - prompt_length
+    return loss, nll, one_minus_p, hits, math.exp(log_p.item()), len(ids) - prompt_length
 
 
 def metrics_of(model, rows, objective: str, backward: bool) -> dict[str, float]:
     count = sum(len(ids) - prompt for ids, prompt in rows)
-    total = np.zeros(4)
+    total = np.zeros(5)
     for ids, prompt in rows:
         loss, *others, _ = sums_of_row(model, ids, prompt, objective)
         if backward:
             (loss / count).backward()
         total += [loss.item(), *others]
     names = ("loss", "nll", "one_minus_p", "accuracy")
-    return {**dict(zip(names, total / count, strict=True)), "target_tokens": count}
+    means = dict(zip(names, total[:4] / count, strict=True))
+    return {**means, "stop_p": total[4] / len(rows), "target_tokens": count}
 
 
 def reference(objective: str, model_folder: Path, files: tuple[Path, Path]):

@@ -52,8 +52,8 @@ def attention(
     shards = get_ulysses_sequence_parallel_world_size()
     if shards > 1:
         query, key, value = (_all_positions_of_my_heads(x, shards) for x in (query, key, value))
-    packed = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # (T, H, D) each
-    output = _per_row(*packed, cu_seq_lens_q, scaling, dropout).unsqueeze(0)  # (1, T, H, D)
+    query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # (T, H, D) each
+    output = _per_row(query, key, value, cu_seq_lens_q, scaling, dropout).unsqueeze(0)  # (1, T, H, D)
     if shards > 1:
         output = gather_heads_scatter_seq(output, head_dim=2, seq_dim=1)
     return output, None
@@ -85,8 +85,8 @@ def _per_row(
         offsets = torch.arange(int(sizes.max()), device=query.device)
         real = offsets < sizes.unsqueeze(1)  # (rows, L)
         index = (starts.unsqueeze(1) + offsets).clamp(max=query.shape[0] - 1)
-        rows = (x[index].transpose(1, 2) for x in (query, key, value))  # (rows, H, L, D) each
-        pieces.append(_causal(*rows, scaling, dropout).transpose(1, 2)[real])
+        q, k, v = (x[index].transpose(1, 2) for x in (query, key, value))  # (rows, H, L, D) each
+        pieces.append(_causal(q, k, v, scaling, dropout).transpose(1, 2)[real])
         places.append(index[real])
     return output.index_copy(0, torch.cat(places), torch.cat(pieces))
 

@@ -4,6 +4,8 @@ A row of n tokens becomes ``input_ids`` (n,), ``position_ids`` 0 .. n-1 and ``lo
 a target. The first token of a row is never a target, since nothing comes before it.
 """
 
+import os
+import socket
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -47,13 +49,9 @@ class RowFormat:
 
     def __post_init__(self) -> None:
         if self.truncation not in TRUNCATIONS:
-            raise ValueError(f"expected data.truncation to be one of {', '.join(TRUNCATIONS)}; found {self.truncation!r}")
+            raise ValueError(f"expected data.truncation as one of {', '.join(TRUNCATIONS)}; found {self.truncation!r}")
         if self.max_length < 2:
             raise ValueError(f"expected data.max_length of at least 2 tokens; found {self.max_length}")
-
-    def columns(self) -> tuple[str, ...]:
-        """The columns that a file must have."""
-        return (self.messages_key,) if self.multiturn else (self.prompt_keys[0], self.response_keys[0])
 
 
 class TokenizedRows(torch.utils.data.Dataset):
@@ -108,8 +106,8 @@ class Report:
         )
 
 
-def check_files(files: Sequence[str], row_format: RowFormat, flag: str) -> None:
-    """Raise ValueError unless each file is a parquet with rows and with the columns that ``row_format`` reads."""
+def check_files(files: Sequence[str], columns: Mapping[str, str], flag: str) -> None:
+    """Raise ValueError unless each file is a parquet with rows and with ``columns`` (name -> the flag that sets it)."""
     for file in files:
         if not Path(file).is_file():
             raise ValueError(f"{flag}: expected a parquet file, found nothing at {file}. Prepare the data first.")
@@ -120,12 +118,11 @@ def check_files(files: Sequence[str], row_format: RowFormat, flag: str) -> None:
         if metadata.metadata.num_rows == 0:
             raise ValueError(f"{flag}: expected rows in {file}, found none.")
         found = metadata.schema_arrow.names
-        missing = [column for column in row_format.columns() if column not in found]
-        if missing:
-            keys = "data.multiturn.messages_key" if row_format.multiturn else "data.prompt_key and data.response_key"
-            raise ValueError(
-                f"{flag}: expected the column {', '.join(missing)} in {file}; found {', '.join(found)}. Set {keys}."
-            )
+        for column, name in columns.items():
+            if column not in found:
+                raise ValueError(
+                    f"{flag}: expected the column {column} in {file}; found {', '.join(found)}. Set {name}."
+                )
 
 
 def tokenize_files(
@@ -205,8 +202,11 @@ def _segments_of_files(
     seen = 0
     for file in files:
         parquet = pq.ParquetFile(file)
-        optional = {row_format.tools_key, row_format.enable_thinking_key} if row_format.multiturn else set()
-        columns = [c for c in parquet.schema_arrow.names if c in optional.union(row_format.columns())]
+        if row_format.multiturn:
+            wanted = {row_format.messages_key, row_format.tools_key, row_format.enable_thinking_key}
+        else:
+            wanted = {row_format.prompt_keys[0], row_format.response_keys[0]}
+        columns = [column for column in parquet.schema_arrow.names if column in wanted]
         index = 0
         for table in parquet.iter_batches(batch_size=ROWS_AT_A_TIME, columns=columns):
             for row in table.to_pylist():
@@ -293,9 +293,7 @@ def _describe(value: Any) -> str:
     return "null" if value is None else f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
-def _encode(
-    rows: list[list[Segment]], row_format: RowFormat, tokenizer: Any
-) -> Iterator[tuple[list[int], list[int]]]:
+def _encode(rows: list[list[Segment]], row_format: RowFormat, tokenizer: Any) -> Iterator[tuple[list[int], list[int]]]:
     """Ids and mask per row. Segments are tokenised apart, as a prompt and its continuation are at inference."""
     texts = [text for segments in rows for text, _ in segments]
     encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
@@ -309,9 +307,7 @@ def _encode(
         yield ids, mask
 
 
-def _fit(
-    ids: list[int], mask: list[int], row_format: RowFormat, report: Report
-) -> tuple[list[int], list[int]] | None:
+def _fit(ids: list[int], mask: list[int], row_format: RowFormat, report: Report) -> tuple[list[int], list[int]] | None:
     """The row within max_length, or None when it is dropped; either is counted."""
     limit = row_format.max_length
     if len(ids) > limit:
@@ -342,9 +338,6 @@ def share_within_node(build: Callable[[], TokenizedRows]) -> TokenizedRows:
     dist = torch.distributed
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return build()
-    import os
-    import socket
-
     first = os.environ["LOCAL_RANK"] == "0"
     with tempfile.TemporaryDirectory(prefix="verl-dft-", ignore_cleanup_errors=True) as folder:
         outcome: Any = None

@@ -30,6 +30,8 @@ class DFTEngine(FSDPEngineWithLMHead):
     data-parallel ranks, so the sum over target tokens is divided by the global count and multiplied by ``dp_size``.
     """
 
+    stop_token_id: int = -1  # the token that ends a response, for the statistics
+
     def _build_module(self) -> torch.nn.Module:
         attention.register()
         return super()._build_module()
@@ -41,12 +43,19 @@ class DFTEngine(FSDPEngineWithLMHead):
         inputs, layout = self.prepare_model_inputs(micro_batch=micro_batch)
         with self._autocast():
             output = self.module(**inputs, **self._row_borders(micro_batch, layout), use_cache=False)
-        log_probs, correct = self._target_log_probs(output.logits, layout, micro_batch)
+        is_target, next_ids = predicting_positions(micro_batch["input_ids"].values(), micro_batch["loss_mask"].values())
+        log_probs, correct = self._target_log_probs(output.logits, layout, micro_batch, is_target, next_ids)
         losses = loss_function(log_probs)
         # A global batch without targets divides an empty sum: 0 / 1, with zero gradients, instead of NaN.
         denominator = max(tu.get_non_tensor_data(micro_batch, "batch_num_tokens", None), 1)
         loss = losses.sum() / denominator * tu.get_non_tensor_data(micro_batch, "dp_size", None)
-        return loss, {"loss": loss.detach(), "metrics": {"sums": token_sums(losses, log_probs, correct)}}
+        sums = token_sums(losses, log_probs, correct, is_stop=next_ids[is_target] == self.stop_token_id)
+        return loss, {"loss": loss.detach(), "metrics": {"sums": sums}}
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of the matrix products; the master weights may be wider."""
+        return self._autocast_dtype
 
     def _row_borders(self, micro_batch: TensorDict, layout: dict[str, Any]) -> dict[str, torch.Tensor]:
         """For :mod:`verl.dft.attention`: where the rows of the packed sequence begin, padding counted as a row."""
@@ -60,15 +69,19 @@ class DFTEngine(FSDPEngineWithLMHead):
         return {"cu_seq_lens_q": borders}
 
     def _autocast(self) -> AbstractContextManager:
-        if self._autocast_dtype == torch.float32:
+        if self.compute_dtype == torch.float32:
             return nullcontext()
-        return torch.autocast(device_type=get_device_name(), dtype=self._autocast_dtype)
+        return torch.autocast(device_type=get_device_name(), dtype=self.compute_dtype)
 
     def _target_log_probs(
-        self, logits: torch.Tensor, layout: dict[str, Any], micro_batch: TensorDict
+        self,
+        logits: torch.Tensor,
+        layout: dict[str, Any],
+        micro_batch: TensorDict,
+        is_target: torch.Tensor,
+        next_ids: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """log p and top-1 hit of the micro-batch's target tokens, both ``(N,)``, in the order of its rows."""
-        is_target, next_ids = predicting_positions(micro_batch["input_ids"].values(), micro_batch["loss_mask"].values())
         if not tu.get_non_tensor_data(micro_batch, "use_remove_padding", True):
             rows = _without_padding(logits, micro_batch["input_ids"].offsets().diff())
             return log_probs_and_hits(rows[is_target], next_ids[is_target])

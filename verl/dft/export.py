@@ -21,7 +21,7 @@ def export_hf_model(
     """
     state = get_fsdp_full_state_dict(module, offload_to_cpu=True, rank0_only=True)
     if torch.distributed.get_rank() == 0:
-        unwrapped = getattr(module, "_fsdp_wrapped_module", module)
+        unwrapped: Any = getattr(module, "_fsdp_wrapped_module", module)
         if hasattr(unwrapped, "peft_config"):
             state = merge_lora(state, unwrapped.peft_config["default"])
         state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}

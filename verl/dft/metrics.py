@@ -11,13 +11,16 @@ from typing import Any
 import torch
 
 # The order of the entries in every statistics vector of this module.
-SUMS = ("target_tokens", "loss", "nll", "one_minus_p", "correct")
+SUMS = ("target_tokens", "loss", "nll", "one_minus_p", "correct", "stop_tokens", "stop_p")
 
 
-def token_sums(losses: torch.Tensor, log_probs: torch.Tensor, correct: torch.Tensor) -> torch.Tensor:
+def token_sums(
+    losses: torch.Tensor, log_probs: torch.Tensor, correct: torch.Tensor, is_stop: torch.Tensor
+) -> torch.Tensor:
     """``(len(SUMS),)`` float64 sums over the target tokens of one micro-batch, detached.
 
     losses, log_probs: ``(N,)`` floats. correct: ``(N,)`` bool, the target is the model's most likely token.
+    is_stop: ``(N,)`` bool, the target ends a response.
     """
     log_probs = log_probs.detach().double()
     return torch.stack(
@@ -27,6 +30,8 @@ def token_sums(losses: torch.Tensor, log_probs: torch.Tensor, correct: torch.Ten
             -log_probs.sum(),
             -torch.expm1(log_probs).sum(),
             correct.double().sum(),
+            is_stop.double().sum(),
+            (log_probs.exp() * is_stop).sum(),
         ]
     )
 
@@ -34,10 +39,10 @@ def token_sums(losses: torch.Tensor, log_probs: torch.Tensor, correct: torch.Ten
 def summarize(sums: torch.Tensor) -> dict[str, float]:
     """Means over target tokens from summed statistics. Without a target token every mean is NaN, never 0.
 
-    Keys: loss, nll, one_minus_p, mean_p, accuracy, target_tokens.
+    Keys: loss, nll, one_minus_p, mean_p, accuracy, stop_p (mean p of the tokens that end a response), target_tokens.
     """
     values = dict(zip(SUMS, sums.tolist(), strict=True))
-    count = values.pop("target_tokens")
+    count, stops, stop_p = (values.pop(name) for name in ("target_tokens", "stop_tokens", "stop_p"))
     mean = {name: value / count if count else float("nan") for name, value in values.items()}
     return {
         "loss": mean["loss"],
@@ -45,6 +50,7 @@ def summarize(sums: torch.Tensor) -> dict[str, float]:
         "one_minus_p": mean["one_minus_p"],
         "mean_p": 1.0 - mean["one_minus_p"],
         "accuracy": mean["correct"],
+        "stop_p": stop_p / stops if stops else float("nan"),
         "target_tokens": int(count),
     }
 

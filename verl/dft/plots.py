@@ -1,6 +1,6 @@
 """Training curves of one or several runs, from their metrics.jsonl.
 
-    python -m verl.dft.plots checkpoints/run_a checkpoints/run_b --out curves.png
+python -m verl.dft.plots checkpoints/run_a checkpoints/run_b --out curves.png
 """
 
 import argparse

@@ -76,11 +76,11 @@ class PromptFormat:
                     f"prompt format {self.name!r} takes one plain question; found {len(question)} messages with roles "
                     f"{[m.get('role') for m in question]}. Use a chat template for conversations."
                 )
-            question = question[0]["content"]
+            question = str(question[0]["content"])
         return self.template.replace("{input}", question)
 
     def encode(self, question: Question, tokenizer) -> list[int]:
-        """The prompt as token ids. Chat templates write their own BOS; text formats get the tokenizer's, if it has one."""
+        """The prompt as token ids. A chat template writes its own BOS; a text format gets the tokenizer's, if any."""
         ids = tokenizer(self.render(question, tokenizer), add_special_tokens=False)["input_ids"]
         return self.leading_ids(tokenizer) + ids
 

@@ -15,7 +15,7 @@ warnings.filterwarnings("ignore", message=".* engine is not available")
 from omegaconf import OmegaConf  # noqa: E402
 
 from verl.dft.errors import run_reporting_errors  # noqa: E402
-from verl.trainer.fsdp_dft_trainer.config import compose_config, help_text  # noqa: E402
+from verl.trainer.fsdp_dft_trainer.command_line import compose_config, help_text  # noqa: E402
 
 
 def main(arguments: list[str]) -> None:

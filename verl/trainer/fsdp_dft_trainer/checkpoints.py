@@ -11,7 +11,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-
 import torch.distributed as dist
 from omegaconf import DictConfig
 from verl.utils import hdfs_io
@@ -59,9 +58,10 @@ class Checkpoints:
         dist.barrier()
         self.engine.save_checkpoint(local_path=str(partial), global_step=step)
         if self.export:
-            model = self.model_config
-            dtype = self.engine._autocast_dtype
-            export_hf_model(self.engine.module, model.hf_config, model.generation_config, partial / "huggingface", dtype)
+            engine, model = self.engine, self.model_config
+            export_hf_model(
+                engine.module, model.hf_config, model.generation_config, partial / "huggingface", engine.compute_dtype
+            )
         if dist.get_rank() == 0:
             prompts.save(partial)
             prompts.save(partial / "huggingface")

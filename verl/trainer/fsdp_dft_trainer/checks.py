@@ -3,6 +3,7 @@
 Every ValueError here says what was expected, what was found, and what to do.
 """
 
+import dataclasses
 import importlib.util
 import os
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from verl.utils.device import get_device_name, is_device_available
 
 from verl.dft import attention
-from verl.dft.dataset import RowFormat
+from verl.dft.dataset import RowFormat, check_files
 from verl.dft.objectives import objective
 from verl.dft.prompts import PromptFormat, resolve_prompt_format
 
@@ -24,7 +25,7 @@ def complete_config(config: DictConfig, say: Any = print) -> DictConfig:
 
     Raises ValueError for values that contradict each other or this launch.
     """
-    config = OmegaConf.create(OmegaConf.to_container(config, resolve=True))
+    config = DictConfig(OmegaConf.to_container(config, resolve=True))
     for flag, value in (("data.train_files", config.data.train_files), ("model.partial_pretrain", config.model.path)):
         if not value:
             raise ValueError(f"expected {flag}=..., found nothing. Give it on the command line.")
@@ -35,8 +36,11 @@ def complete_config(config: DictConfig, say: Any = print) -> DictConfig:
         _complete_precision(config)
         _complete_optimizer(config)
         _complete_model(config, say)
-        config.data.train_files = file_list(config.data.train_files)
-        config.data.val_files = file_list(config.data.val_files)
+        for flag in ("train_files", "val_files"):
+            config.data[flag] = file_list(config.data[flag])
+            if not config.data.custom_cls.path:
+                local = [file for file in config.data[flag] if not file.startswith("hdfs://")]
+                check_files(local, needed_columns(config), f"data.{flag}")
         config.trainer.default_local_dir = os.path.expanduser(config.trainer.default_local_dir)
     return config
 
@@ -57,38 +61,44 @@ def training_objective(config: DictConfig) -> Any:
 
 def prompt_format(config: DictConfig, tokenizer: Any) -> PromptFormat:
     """The prompt format of this run, to be stored with its checkpoints."""
-    made = resolve_prompt_format(
-        config.model.custom_chat_template,
-        tokenizer,
-        stop=[response_end(config, tokenizer)],
-        template_kwargs=config.data.apply_chat_template_kwargs,
-    )
-    training = {"objective": dict(config.objective), "model": config.model.path}
-    return PromptFormat(**{**made.__dict__, "training": training})
-
-
-def response_end(config: DictConfig, tokenizer: Any) -> str:
-    """The text trained behind a response: data.response_end, else the eos token, as the paper's models were."""
-    end = config.data.response_end
-    if end is None:
-        if tokenizer.eos_token is None:
-            raise ValueError(
-                "expected a tokenizer with an eos token, found none: no response would ever end. "
-                "Set eos_token in the tokenizer, or data.response_end."
-            )
-        return tokenizer.eos_token
-    if len(tokenizer(end, add_special_tokens=False)["input_ids"]) != 1:
+    template, kwargs = config.model.custom_chat_template, config.data.apply_chat_template_kwargs
+    made = resolve_prompt_format(template, tokenizer, template_kwargs=kwargs)
+    if config.data.multiturn.enable:
+        stop = _end_of_turn(made, tokenizer)
+    else:
+        stop = config.data.response_end or tokenizer.eos_token
+    if len(tokenizer(stop, add_special_tokens=False)["input_ids"]) != 1:
         raise ValueError(
-            f"expected data.response_end to be one token of the tokenizer, found {end!r}. Generation stops at a token."
+            f"expected data.response_end to be one token of the tokenizer, found {stop!r}. Generation stops at a token."
+        )
+    training = {"objective": dict(config.objective), "model": config.model.path}
+    return dataclasses.replace(made, stop=(stop,), training=training)
+
+
+def _end_of_turn(prompts: PromptFormat, tokenizer: Any) -> str:
+    """What a chat template writes behind an assistant's words, blanks at the end aside."""
+    if prompts.kind != "chat":
+        raise ValueError(f"data.multiturn.enable needs a chat template; found the plain prompt type {prompts.name}.")
+    turn = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    end = prompts.render(turn, tokenizer, add_generation_prompt=False).rpartition("2")[2].rstrip()
+    if not end:
+        raise ValueError(
+            "the chat template writes nothing behind an assistant's turn, so no model could learn to stop."
         )
     return end
+
+
+def needed_columns(config: DictConfig) -> dict[str, str]:
+    """The columns that a data file must have, and the flag that names each."""
+    data = config.data
+    if data.multiturn.enable:
+        return {data.messages_key: "data.multiturn.messages_key"}
+    return {data.prompt_key: "data.prompt_key", data.response_key: "data.response_key"}
 
 
 def row_format(config: DictConfig, prompts: PromptFormat) -> RowFormat:
     """How rows of the data files are read."""
     data = config.data
-    if data.multiturn.enable and prompts.kind != "chat":
-        raise ValueError(f"data.multiturn.enable needs a chat template; found the plain prompt type {prompts.name}.")
     return RowFormat(
         prompt_format=prompts,
         response_end=prompts.stop[0],
@@ -126,7 +136,8 @@ def _check_choices(config: DictConfig) -> None:
         )
     if config.engine.strategy == "fsdp" and config.engine.offload_policy:
         raise ValueError(
-            "cpu_offload needs model.strategy=fsdp2. With fsdp use engine.param_offload=True engine.optimizer_offload=True."
+            "cpu_offload needs model.strategy=fsdp2. With fsdp, use engine.param_offload=True "
+            "engine.optimizer_offload=True."
         )
     if config.engine.strategy == "fsdp2" and config.engine.wrap_policy.get("min_num_params"):
         raise ValueError("min_num_params needs model.strategy=fsdp; fsdp2 shards by transformer layer.")
@@ -204,7 +215,9 @@ def _complete_model(config: DictConfig, say: Any) -> None:
         hint = f" It is a checkpoint folder: give {inner}." if (inner / "config.json").is_file() else ""
         raise ValueError(f"expected a model in model.partial_pretrain={model.path}, found no config.json there.{hint}")
     if not path.exists() and looks_local:
-        raise ValueError(f"model.partial_pretrain={model.path} is neither a folder nor a hub id such as Qwen/Qwen2.5-0.5B.")
+        raise ValueError(
+            f"model.partial_pretrain={model.path} is neither a folder nor a hub id like Qwen/Qwen2.5-0.5B."
+        )
     if path.exists():
         model.path = str(path)
     if model.use_liger and on_cpu:
@@ -212,6 +225,9 @@ def _complete_model(config: DictConfig, say: Any) -> None:
         model.use_liger = False
     elif model.use_liger and importlib.util.find_spec("liger_kernel") is None:
         raise ValueError("model.use_liger=True needs the package liger-kernel. pip install liger-kernel==0.8.5")
+    if config.engine.strategy == "fsdp" and on_cpu:
+        say("model.strategy=fsdp needs a GPU; training goes on with fsdp2, which computes the same.")
+        config.engine.strategy = "fsdp2"
     if config.engine.offload_policy and on_cpu:
         say("model.fsdp_config.cpu_offload=True has nothing to offload on a CPU; training goes on without it.")
         config.engine.offload_policy = False
@@ -233,8 +249,8 @@ def _complete_attention(config: DictConfig) -> None:
     shards = config.engine.ulysses_sequence_parallel_size
     if shards > 1 and chosen not in ("flash_attention_2", attention.NAME):
         raise ValueError(
-            f"ulysses_sequence_parallel_size={shards} cannot be used with attn_implementation={chosen}: each rank would "
-            "attend to its own slice only, which silently changes the gradient. Remove attn_implementation."
+            f"ulysses_sequence_parallel_size={shards} cannot be used with attn_implementation={chosen}: each rank "
+            "would attend to its own slice only, which silently changes the gradient. Remove attn_implementation."
         )
     if shards > 1 and not config.model.use_remove_padding:
         raise ValueError(f"ulysses_sequence_parallel_size={shards} needs packed rows; set use_remove_padding=true.")

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from hydra.errors import InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from tqdm import tqdm
@@ -23,7 +24,9 @@ from verl.dft.dataset import TokenizedRows, check_files, decoded_example, share_
 from verl.dft.engine import DFTEngine
 from verl.dft.metrics import SUMS, MetricsFile, ModelFlops, summarize
 from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints, verl_contents
-from verl.trainer.fsdp_dft_trainer.checks import prompt_format, row_format, training_objective
+from verl.trainer.fsdp_dft_trainer.checks import needed_columns, prompt_format, row_format, training_objective
+
+UNKNOWN_STOP_TOKEN = 0.01  # mean probability under which the trainer warns
 
 
 class DFTTrainer(SFTTrainer):
@@ -33,6 +36,8 @@ class DFTTrainer(SFTTrainer):
     token, resumes at the right epoch, and reduces its metrics as sums. Needs an initialised process group and a
     configuration from :func:`~verl.trainer.fsdp_dft_trainer.checks.complete_config`.
     """
+
+    engine: DFTEngine
 
     def __init__(self, config: DictConfig) -> None:
         self.config = config
@@ -52,14 +57,14 @@ class DFTTrainer(SFTTrainer):
     def _build_config(self) -> None:
         # verl's dataclass knows two schedules; the engine builds the third from verl's own function.
         wsd = self.config.optim.lr_scheduler_type == "wsd"
-        optim = OmegaConf.merge(self.config.optim, {"lr_scheduler_type": "constant"} if wsd else {})
+        optim = self.config.optim.copy()
+        if wsd:
+            optim.lr_scheduler_type = "constant"
         self.model_config = _model_config(self.config)
         self.engine_config = omega_conf_to_dataclass(_only_fields_of_target(self.config.engine))
         self.optimizer_config = omega_conf_to_dataclass(_only_fields_of_target(optim))
         contents = verl_contents(list(self.config.checkpoint.save_contents))
-        self.checkpoint_config = omega_conf_to_dataclass(
-            OmegaConf.merge(self.config.checkpoint, {"save_contents": contents})
-        )
+        self.checkpoint_config = omega_conf_to_dataclass({**self.config.checkpoint, "save_contents": contents})
         if wsd:
             self.optimizer_config.lr_scheduler_type = "wsd"
         self.tokenizer = self.model_config.tokenizer
@@ -80,7 +85,8 @@ class DFTTrainer(SFTTrainer):
     def _dataset(self, files: list[str], flag: str, max_rows: int) -> Any:
         data = self.config.data
         if data.custom_cls.path:
-            return load_extern_object(data.custom_cls.path, data.custom_cls.name)(
+            custom: Any = load_extern_object(data.custom_cls.path, data.custom_cls.name)
+            return custom(
                 parquet_files=files,
                 tokenizer=self.tokenizer,
                 config=data,
@@ -91,8 +97,13 @@ class DFTTrainer(SFTTrainer):
 
         def build() -> TokenizedRows:
             local = _local_copies(files, data.use_shm)
-            check_files(local, how, flag)
+            check_files(local, needed_columns(self.config), flag)
             rows, report = tokenize_files(local, how, self.tokenizer, flag, max_rows, progress=self.rank == 0)
+            largest, known = int(rows.input_ids.max()), self.model_config.hf_config.vocab_size
+            if largest >= known:
+                raise ValueError(
+                    f"the tokenizer wrote token {largest}, but the model knows {known}. They do not belong together."
+                )
             if self.rank == 0:
                 print(report.text(flag, rows), flush=True)
             return rows
@@ -103,6 +114,7 @@ class DFTTrainer(SFTTrainer):
         self.model_config.model_type = "language_model"
         self.engine_config.use_remove_padding = self.model_config.use_remove_padding
         self.engine = DFTEngine(self.model_config, self.engine_config, self.optimizer_config, self.checkpoint_config)
+        self.engine.stop_token_id = self.tokenizer.convert_tokens_to_ids(self.prompt_format.stop[0])
 
     def _build_dataloader(self) -> None:
         known = isinstance(self.train_dataset, TokenizedRows)
@@ -179,6 +191,8 @@ class DFTTrainer(SFTTrainer):
             metrics["mfu"] = self.flops.utilization(tokens, squares, seconds)
             metrics["memory_gib"] = get_torch_device().max_memory_allocated() / 2**30
         self._refuse_bad_numbers(step, metrics)
+        if step == 1:
+            self._warn_of_unknown_stop_token(metrics["stop_p"])
         return {f"train/{name}": value for name, value in metrics.items()}
 
     def validate(self) -> dict[str, float]:
@@ -234,6 +248,17 @@ class DFTTrainer(SFTTrainer):
                 "The model was not updated. Lower the learning rate, or look at the rows of this step."
             )
 
+    def _warn_of_unknown_stop_token(self, stop_p: float) -> None:
+        """A base model may never have seen the token that ends a response, and DFT leaves tokens at p near 0 alone."""
+        if self.rank == 0 and self.config.objective.name != "sft" and stop_p < UNKNOWN_STOP_TOKEN:
+            print(
+                f"warning: the model gives the token that ends a response, {self.prompt_format.stop[0]!r}, a mean "
+                f"probability of {stop_p:.2g}. DFT weighs a token with its probability, so the model may never learn "
+                "to stop. Choose a token it knows with data.response_end=..., or train with sft first; watch "
+                "train/stop_p.",
+                flush=True,
+            )
+
     def _is_due(self, step: int, every: int) -> bool:
         return step == self.total_training_steps or (every > 0 and step % every == 0)
 
@@ -256,11 +281,17 @@ def _model_config(config: DictConfig) -> HFModelConfig:
     own.custom_chat_template = None  # a path or a name here; resolved by prompt_format()
     try:
         made = omega_conf_to_dataclass(own)
-    except (OSError, ValueError, AssertionError) as error:
+    except InstantiationException as error:
+        cause = error.__cause__ or error
         raise ValueError(
             f"expected a model and its tokenizer in model.partial_pretrain={config.model.path}; "
-            f"{type(error.__cause__ or error).__name__}: {str(error).splitlines()[0]}"
+            f"{type(cause).__name__}: {str(cause).splitlines()[0]}"
         ) from error
+    if not made.tokenizer("What is 1 + 1?", add_special_tokens=False)["input_ids"]:
+        raise ValueError(
+            f"expected a tokenizer in {made.tokenizer_path}, found one without vocabulary: its files are missing there. "
+            "Set model.tokenizer_path, or copy tokenizer.json and tokenizer_config.json."
+        )
     # verl copies the choice into the configuration as well, and a saved model would then ask for it wherever it is
     # loaded. What transformers reads in this process is the private attribute.
     made.hf_config.__dict__.pop("attn_implementation", None)

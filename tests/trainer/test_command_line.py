@@ -1,13 +1,15 @@
 """The command line: the paper's, the original's flags, verl's names, and mistakes."""
 
+import pandas as pd
 import pytest
+import torch
 from omegaconf import OmegaConf
 
 from verl.trainer.fsdp_dft_trainer.checks import complete_config
-from verl.trainer.fsdp_dft_trainer.config import REFUSED, alias_pairs, compose_config
+from verl.trainer.fsdp_dft_trainer.command_line import REFUSED, alias_pairs, compose_config
 
 # The README of the original repository, section "Launch Training", as the shell hands it over.
-PAPER = """
+PAPER = r"""
 data.train_files=data/numina_cot/train.parquet
 data.val_files=data/math500/test.parquet
 data.prompt_key=extra_info
@@ -31,7 +33,8 @@ trainer.save_freq=50
 trainer.total_epochs=1
 ulysses_sequence_parallel_size=1
 use_remove_padding=true
-""".split()
+"""
+PAPER_FLAGS = PAPER.split()
 
 # Where each flag of the paper's command must arrive in the configuration that verl's engine reads.
 PAPER_RECIPE = {
@@ -132,32 +135,46 @@ ORIGINAL_FLAGS = {
 MINIMAL = ["data.train_files=a.parquet", "model.partial_pretrain=org/name"]
 
 
+@pytest.fixture(autouse=True)
+def files(monkeypatch, tmp_path):
+    """The data files that the flags here name, in the working directory."""
+    monkeypatch.chdir(tmp_path)
+    rows = pd.DataFrame([{"question": "q", "answer": "a", "extra_info": {"question": "q", "answer": "a"}}])
+    for name in ("a", "b", "data/numina_cot/train", "data/math500/test"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        rows.to_parquet(tmp_path / f"{name}.parquet")
+
+
 def plain(config, key):
     value = OmegaConf.select(config, key)
     return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
 
 
 def test_the_papers_command_line_is_the_papers_recipe():
-    config = complete_config(compose_config(PAPER), say=lambda text: None)
+    config = complete_config(compose_config(PAPER_FLAGS), say=lambda text: None)
     assert {key: plain(config, key) for key in PAPER_RECIPE} == PAPER_RECIPE
-    assert {flag.split("=")[0] for flag in PAPER} - {"model.use_liger"} <= set(PAPER_RECIPE) | set(alias_pairs().values()) | {
-        "trainer.experiment_name"
-    }
+    seen = {*PAPER_RECIPE, *alias_pairs().values(), "trainer.experiment_name", "model.use_liger"}
+    assert {flag.split("=")[0] for flag in PAPER_FLAGS} <= seen
 
 
 def test_the_defaults_are_the_papers_recipe():
     config = complete_config(compose_config(MINIMAL), say=lambda text: None)
-    asked = ("optim.", "objective.", "data.train_batch_size", "data.max_length", "data.truncation", "trainer.total_epochs")
+    asked = ("optim.", "objective.", "data.train_batch", "data.max_length", "data.truncation", "trainer.total_epochs")
     for key, value in PAPER_RECIPE.items():
         if key.startswith(asked):
             assert plain(config, key) == value, key
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_what_the_machine_cannot_honour_is_said_once():
     said = []
-    config = complete_config(compose_config([*MINIMAL, "model.use_liger=True"]), say=said.append)
-    assert config.model.use_liger is False
-    assert said == ["model.use_liger=True needs a GPU; training goes on without it."]
+    flags = ["model.use_liger=True", "model.strategy=fsdp"]
+    config = complete_config(compose_config([*MINIMAL, *flags]), say=said.append)
+    assert config.model.use_liger is False and config.engine.strategy == "fsdp2"
+    assert said == [
+        "model.use_liger=True needs a GPU; training goes on without it.",
+        "model.strategy=fsdp needs a GPU; training goes on with fsdp2, which computes the same.",
+    ]
 
 
 @pytest.mark.parametrize("flag", ORIGINAL_FLAGS)
@@ -187,14 +204,14 @@ def test_verls_own_names_work():
             "data.train_files=[a.parquet,b.parquet]",
             "engine.fsdp_size=2",
             "optim.lr_warmup_steps_ratio=0.3",
-            "engine.strategy=fsdp",
+            "engine.forward_prefetch=true",
             "checkpoint.save_contents=[model,optimizer,extra]",
             "+model.override_config.attn_implementation=eager",
         ]
     )
     config = complete_config(config, say=lambda text: None)
     assert config.model.path == "org/name" and config.optim.lr_warmup_steps_ratio == 0.3
-    assert config.engine.strategy == "fsdp" and config.model.override_config.attn_implementation == "eager"
+    assert config.engine.forward_prefetch is True and config.model.override_config.attn_implementation == "eager"
     assert list(config.data.train_files) == ["a.parquet", "b.parquet"]
 
 
@@ -207,7 +224,9 @@ def test_verls_own_names_work():
         (["data.train_batch_size"], "expected flags of the form name=value"),
         (["~optim.lr"], "settings cannot be removed"),
         ([], "expected data.train_files=..., found nothing"),
-        (["data.train_files=a"], "expected model.partial_pretrain=..., found nothing"),
+        (MINIMAL[:1], "expected model.partial_pretrain=..., found nothing"),
+        ([*MINIMAL, "data.val_files=none.parquet"], "data.val_files: expected a parquet file, found nothing"),
+        ([*MINIMAL, "data.prompt_key=prompt"], "expected the column prompt in a.parquet; found question, answer"),
         ([*MINIMAL, "objective.name=dtf"], "one of dft, sft; found 'dtf'"),
         ([*MINIMAL, "objective.floor=0.1"], "no options; found floor"),
         ([*MINIMAL, "data.train_batch_size=6", "data.micro_batch_size_per_gpu=4"], "to divide the 6 rows"),
@@ -243,7 +262,7 @@ def test_the_batch_must_divide_by_the_ranks(monkeypatch):
 
 @pytest.mark.parametrize(
     "flag, message",
-    [("model.override_config.attn_implementation=sdpa", "silently changes"), ("use_remove_padding=false", "packed rows")],
+    [("model.override_config.attn_implementation=sdpa", "silently changes"), ("use_remove_padding=false", "packed")],
 )
 def test_sequence_parallelism_that_would_not_be_exact_is_refused(monkeypatch, flag, message):
     monkeypatch.setenv("WORLD_SIZE", "2")
