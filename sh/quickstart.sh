@@ -32,11 +32,11 @@ train() {
             model.enable_gradient_checkpointing=false \
             data.train_files="$OUT/data/$file" \
             data.val_files="$OUT/data/test.parquet" \
-            data.prompt_key=extra_info data.prompt_dict_keys=[question] \
-            data.response_key=extra_info data.response_dict_keys=[answer] \
+            data.prompt_key=extra_info 'data.prompt_dict_keys=[question]' \
+            data.response_key=extra_info 'data.response_dict_keys=[answer]' \
             data.max_length=256 \
             trainer.default_local_dir="$OUT/$name" \
-            trainer.logger=[tensorboard] \
+            'trainer.logger=[tensorboard]' \
             trainer.seed="$SEED" \
             "$@"
         touch "$OUT/$name/finished"

@@ -139,6 +139,18 @@ def test_hits_are_the_argmax_and_slices_do_not_matter(monkeypatch):
     assert torch.equal(whole[1], logits.argmax(-1) == targets)
 
 
+def test_half_precision_logits_are_read_in_fp32_with_the_gradient_of_that():
+    logits, targets = (torch.randn(9, 31) * 4).bfloat16(), torch.randint(31, (9,))
+    exact = logits.double().requires_grad_()
+    expected = torch.log_softmax(exact, -1)[torch.arange(9), targets]
+    expected.sum().backward()
+    log_probs, _ = log_probs_and_hits(logits.requires_grad_(), targets)
+    log_probs.sum().backward()
+    assert log_probs.dtype == torch.float32
+    torch.testing.assert_close(log_probs.double(), expected.detach(), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(logits.grad.double(), exact.grad, rtol=2**-8, atol=1e-6)  # rounded once, to bf16
+
+
 def test_no_target_still_gives_a_loss_with_a_gradient():
     logits = torch.randn(5, 7, requires_grad=True)
     nothing = torch.zeros(5, dtype=torch.bool)

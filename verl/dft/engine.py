@@ -4,11 +4,15 @@ One method is replaced: a micro-batch in, the loss that is differentiated and th
 Sharding, packing, accumulation, clipping and checkpoints are verl's.
 """
 
-from contextlib import AbstractContextManager, nullcontext
+import functools
+import inspect
+from contextlib import nullcontext
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from tensordict import TensorDict
+from torch.utils.checkpoint import checkpoint
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
 from verl.workers.engine import EngineRegistry
@@ -41,10 +45,13 @@ class DFTEngine(FSDPEngineWithLMHead):
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         micro_batch = micro_batch.to(get_device_id())
         inputs, layout = self.prepare_model_inputs(micro_batch=micro_batch)
-        with self._autocast():
-            output = self.module(**inputs, **self._row_borders(micro_batch, layout), use_cache=False)
         is_target, next_ids = predicting_positions(micro_batch["input_ids"].values(), micro_batch["loss_mask"].values())
-        log_probs, correct = self._target_log_probs(output.logits, layout, micro_batch, is_target, next_ids)
+        if tu.get_non_tensor_data(micro_batch, "use_remove_padding", True):
+            inputs |= self._row_borders(micro_batch, layout)
+            log_probs, correct = self._packed_log_probs(inputs, is_target, next_ids, layout["pad_size"])
+        else:
+            logits = _without_padding(self._logits(inputs), micro_batch["input_ids"].offsets().diff())
+            log_probs, correct = log_probs_and_hits(logits[is_target], next_ids[is_target])
         losses = loss_function(log_probs)
         # A global batch without targets divides an empty sum: 0 / 1, with zero gradients, instead of NaN.
         denominator = max(tu.get_non_tensor_data(micro_batch, "batch_num_tokens", None), 1)
@@ -57,57 +64,53 @@ class DFTEngine(FSDPEngineWithLMHead):
         """Of the matrix products; the master weights may be wider."""
         return self._autocast_dtype
 
+    def _logits(self, inputs: dict[str, Any]) -> torch.Tensor:
+        low_precision = self.compute_dtype != torch.float32
+        autocast = torch.autocast(get_device_name(), dtype=self.compute_dtype) if low_precision else nullcontext()
+        with autocast:
+            return self.module(**inputs, use_cache=False).logits
+
     def _row_borders(self, micro_batch: TensorDict, layout: dict[str, Any]) -> dict[str, torch.Tensor]:
         """For :mod:`verl.dft.attention`: where the rows of the packed sequence begin, padding counted as a row."""
         if self.model_config.hf_config._attn_implementation != attention.NAME:
-            return {}
-        if not tu.get_non_tensor_data(micro_batch, "use_remove_padding", True):
             return {}
         borders = micro_batch["input_ids"].offsets()
         if layout["pad_size"]:
             borders = torch.cat([borders, borders[-1:] + layout["pad_size"]])
         return {"cu_seq_lens_q": borders}
 
-    def _autocast(self) -> AbstractContextManager:
-        if self.compute_dtype == torch.float32:
-            return nullcontext()
-        return torch.autocast(device_type=get_device_name(), dtype=self.compute_dtype)
-
-    def _target_log_probs(
-        self,
-        logits: torch.Tensor,
-        layout: dict[str, Any],
-        micro_batch: TensorDict,
-        is_target: torch.Tensor,
-        next_ids: torch.Tensor,
+    def _packed_log_probs(
+        self, inputs: dict[str, Any], is_target: torch.Tensor, next_ids: torch.Tensor, pad_size: int
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p and top-1 hit of the micro-batch's target tokens, both ``(N,)``, in the order of its rows."""
-        if not tu.get_non_tensor_data(micro_batch, "use_remove_padding", True):
-            rows = _without_padding(logits, micro_batch["input_ids"].offsets().diff())
-            return log_probs_and_hits(rows[is_target], next_ids[is_target])
-        packed = logits.squeeze(0)  # (T, V); with sequence parallelism this rank's (T + pad) / sp of them
-        if not self.use_ulysses_sp:
-            packed = packed[: is_target.numel()]  # engine.pad_to_length appends positions
-            return log_probs_and_hits(packed[is_target], next_ids[is_target])
-        return self._sharded_target_log_probs(packed, is_target, next_ids, layout["pad_size"])
+        """log p and top-1 hit of the target tokens, both ``(N,)``. Only their positions reach the vocabulary.
 
-    def _sharded_target_log_probs(
-        self, shard: torch.Tensor, is_target: torch.Tensor, next_ids: torch.Tensor, pad_size: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same under Ulysses: each rank reads its slice of the packed sequence, then the slices are gathered.
-
+        Under Ulysses a rank holds one slice of the packed sequence: it reads its own targets, then all are gathered.
         verl's gather multiplies the gradient by the group's size, which undoes FSDP's mean over that group.
         """
-        start = torch.distributed.get_rank(self.ulysses_parallel_group) * shard.shape[0]
-        local = slice(start, start + shard.shape[0])
-        local_target = torch.nn.functional.pad(is_target, (0, pad_size))[local]
-        local_ids = torch.nn.functional.pad(next_ids, (0, pad_size))[local]
-        log_probs, hits = log_probs_and_hits(shard[local_target], local_ids[local_target])
-        on_shard = log_probs.new_zeros(shard.shape[0]).masked_scatter(local_target, log_probs)
-        hits_on_shard = log_probs.new_zeros(shard.shape[0]).masked_scatter(local_target, hits.to(log_probs.dtype))
-        everywhere = self._gather_and_unpad_packed(on_shard, pad_size)
-        hits_everywhere = self._gather_and_unpad_packed(hits_on_shard, pad_size)
-        return everywhere[is_target], hits_everywhere[is_target].bool()
+        here = inputs["input_ids"].shape[1]  # (T + pad) / sequence-parallel size
+        first = torch.distributed.get_rank(self.ulysses_parallel_group) * here if self.use_ulysses_sp else 0
+        mine = F.pad(is_target, (0, pad_size))[first : first + here]
+        ids = F.pad(next_ids, (0, pad_size))[first : first + here]
+        if self._skips_positions:
+            logits = self._logits({**inputs, "logits_to_keep": mine.nonzero().squeeze(1)}).squeeze(0)
+        else:
+            logits = self._logits(inputs).squeeze(0)[mine]
+        log_probs, hits = log_probs_and_hits(logits, ids[mine])
+        if not self.use_ulysses_sp:
+            return log_probs, hits
+
+        def gathered(values: torch.Tensor) -> torch.Tensor:
+            in_place = values.new_zeros(here).masked_scatter(mine, values)
+            return self._gather_and_unpad_packed(in_place, pad_size)[is_target]
+
+        return gathered(log_probs), gathered(hits.to(log_probs.dtype)).bool()
+
+    @functools.cached_property
+    def _skips_positions(self) -> bool:
+        """Whether the model can be asked for the logits of some positions only, as most of transformers' can."""
+        module: Any = getattr(self.module, "_fsdp_wrapped_module", self.module)
+        model = module.get_base_model() if hasattr(module, "peft_config") else module
+        return "logits_to_keep" in inspect.signature(model.forward).parameters
 
 
 def predicting_positions(input_ids: torch.Tensor, loss_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -122,16 +125,23 @@ def predicting_positions(input_ids: torch.Tensor, loss_mask: torch.Tensor) -> tu
 def log_probs_and_hits(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """``log softmax(logits)[targets]``, in fp32 for bf16 logits, and ``argmax(logits) == targets``.
 
-    logits: ``(N, V)``. targets: ``(N,)``. By logsumexp and in slices of rows: torch's fp32 ``log_softmax`` on a CPU
-    loses the tail of a large vocabulary, and a full fp32 copy of bf16 logits is what memory runs out on.
+    logits: ``(N, V)``. targets: ``(N,)``. By logsumexp: torch's fp32 ``log_softmax`` on a CPU loses the tail of a large
+    vocabulary. In slices of rows, made again in the backward pass: of bf16 logits, no full fp32 copy ever exists.
     """
     log_probs, hits = [], []
     # At least one slice, so that an empty micro-batch stays in the graph and every rank runs the same backward.
     for rows, labels in zip(logits.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
-        rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-        log_probs.append(rows.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - rows.logsumexp(-1))
+        if rows.dtype in (torch.bfloat16, torch.float16):
+            log_probs.append(checkpoint(_log_probs_of_slice, rows, labels, use_reentrant=False))
+        else:
+            log_probs.append(_log_probs_of_slice(rows, labels))
         hits.append(rows.detach().argmax(-1) == labels)
     return torch.cat(log_probs), torch.cat(hits)
+
+
+def _log_probs_of_slice(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
+    return rows.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - rows.logsumexp(-1)
 
 
 def _without_padding(padded: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:

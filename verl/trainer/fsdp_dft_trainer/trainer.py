@@ -214,6 +214,11 @@ class DFTTrainer(SFTTrainer):
     # ---------------------------------------------------------------- pieces
 
     def _batch(self, items: list[dict[str, torch.Tensor]]) -> TensorDict:
+        if any(item["loss_mask"][0] for item in items):
+            raise ValueError(
+                "expected loss_mask 0 at the first token of every row, found 1: nothing comes before it to predict it "
+                "from. Correct the dataset of data.custom_cls."
+            )
         data = self.config.data
         how = {
             "use_remove_padding": self.model_config.use_remove_padding,
@@ -289,8 +294,8 @@ def _model_config(config: DictConfig) -> HFModelConfig:
         ) from error
     if not made.tokenizer("What is 1 + 1?", add_special_tokens=False)["input_ids"]:
         raise ValueError(
-            f"expected a tokenizer in {made.tokenizer_path}, found one without vocabulary: its files are missing there. "
-            "Set model.tokenizer_path, or copy tokenizer.json and tokenizer_config.json."
+            f"expected a tokenizer in {made.tokenizer_path}, found one without vocabulary: its files are missing. "
+            "Set model.tokenizer_path, or copy tokenizer.json and tokenizer_config.json there."
         )
     # verl copies the choice into the configuration as well, and a saved model would then ask for it wherever it is
     # loaded. What transformers reads in this process is the private attribute.
