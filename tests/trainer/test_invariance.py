@@ -37,6 +37,10 @@ BATCHING = {
 }
 
 
+# Over 22 steps: 2 of warm-up, then 18 (0.9 of the rest) at the full rate, then 2 down along a cosine.
+WSD = ["optim.lr_scheduler=wsd", "optim.lr_warmup_steps=2", "trainer.total_training_steps=22"]
+
+
 def flags_of(name: str, objective: str, ranks: int, model: Path, files: tuple[Path, Path]) -> list[str]:
     per_rank = BATCH // ranks
     batching = [flag.format(all=per_rank, quarter=per_rank // 4, ranks=ranks) for flag in BATCHING[name]]
@@ -63,6 +67,7 @@ def trained(tmp_path_factory, tiny_model, parquet_files) -> Path:
     out = tmp_path_factory.mktemp("grid")
     for ranks in (1, 2):
         runs = {f"dft-{name}": flags_of(name, "dft", ranks, tiny_model, parquet_files) for name in BATCHING}
+        runs["dft-wsd"] = [*flags_of("token-budget", "dft", ranks, tiny_model, parquet_files), *WSD]
         runs["sft-token-budget"] = flags_of("token-budget", "sft", ranks, tiny_model, parquet_files)
         (out / "runs.json").write_text(json.dumps(runs))
         worker = Path(__file__).with_name("grid_worker.py")
@@ -165,6 +170,12 @@ def test_every_metric_is_the_references(trained, references, run, ranks):
         assert line["train/tokens_per_second"] > 0
     for name, value in validation.items():
         assert lines[-1][f"val/{name}"] == pytest.approx(value, rel=1e-5), name
+
+
+def test_the_wsd_schedule_warms_up_stays_and_decays(trained):
+    lines = (trained / "dft-wsd-1" / "metrics.jsonl").read_text().splitlines()
+    rates = [json.loads(line)["train/lr"] / LR for line in lines]
+    assert rates == pytest.approx([0, 0.5, *[1] * 19, 0.5])
 
 
 def test_dft_and_sft_train_different_models(references):

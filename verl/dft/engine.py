@@ -15,6 +15,7 @@ from tensordict import TensorDict
 from torch.utils.checkpoint import checkpoint
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
+from verl.utils.torch_functional import get_wsd_schedule_with_warmup
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
@@ -39,6 +40,15 @@ class DFTEngine(FSDPEngineWithLMHead):
     def _build_module(self) -> torch.nn.Module:
         attention.register()
         return super()._build_module()
+
+    def _build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        optim = self.optimizer_config
+        if optim.lr_scheduler_type != "wsd":
+            return super()._build_lr_scheduler(optimizer)
+        total, warmup = optim.total_training_steps, optim.lr_warmup_steps or 0
+        if warmup <= 0:
+            warmup = int(optim.lr_warmup_steps_ratio * total)
+        return get_wsd_schedule_with_warmup(optimizer, warmup, total, min_lr_ratio=optim.min_lr_ratio or 0.0)
 
     def forward_step(
         self, micro_batch: TensorDict, loss_function: Objective, forward_only: bool

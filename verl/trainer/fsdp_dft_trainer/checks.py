@@ -209,7 +209,7 @@ def _complete_optimizer(config: DictConfig) -> None:
 def _complete_model(config: DictConfig, say: Any) -> None:
     model, on_cpu = config.model, get_device_name() == "cpu"
     path = Path(os.path.expanduser(model.path))
-    looks_local = path.is_absolute() or model.path.startswith((".", "~")) or model.path.count("/") != 1
+    looks_local = path.is_absolute() or model.path.startswith((".", "~")) or model.path.count("/") > 1
     if path.is_dir() and not (path / "config.json").is_file():
         inner = path / "huggingface"
         hint = f" It is a checkpoint folder: give {inner}." if (inner / "config.json").is_file() else ""
