@@ -16,7 +16,7 @@ usage() {
 usage: bash sh/eval.sh PROMPT_TYPE MODEL OUTPUT_DIR N_SAMPLING TEMPERATURE [more options]
   PROMPT_TYPE  auto (the format the checkpoint was trained with, else its chat template), chat_template, or a name
                such as qwen-boxed, qwen25-math-cot, llama-base-boxed, deepseek-math
-  MODEL        hub id, HF folder, or trainer checkpoint (.../global_step_N)
+  MODEL        hub id, HF folder, or trainer checkpoint (.../global_step_N, or its huggingface/)
   more options python -m verl.math_eval --help lists them; e.g. --data_names, --benchmark_dir, --max_tokens_per_call
 TEXT
     exit 2

@@ -170,6 +170,69 @@ Evelyn  ==  \text{Evelyn}
 1011  ==  1011_2
 1011_{2}  ==  1011_2
 12:00  ==  12:00
+10_{\text{two}}  ==  10_2
+1011 \text{ base } 2  ==  1011_2
+2\mathrm{A}_{16}  ==  2A_{16}
+4{:}30  ==  4:30
+3\text{ to }4  ==  3:4
+7\text{ a.m.}  ==  7:00\text{ AM}
+# residues
+5\bmod 3  ==  2
+2\pmod{3}  ==  2
+x\equiv 2\pmod 3  ==  x \equiv 2 \pmod{3}
+# what the problem asked for, in front of "="
+m+n=33  ==  33
+[ABC]=12  ==  12
+P(X=2)=\frac12  ==  0.5
+\sin\theta=\frac35  ==  \frac{3}{5}
+\sum_{k=1}^{5}k=15  ==  15
+10=x  ==  10
+# sets of numbers
+x\ne0  ==  (-\infty,0)\cup(0,\infty)
+\mathbb{R}\setminus\{0\}  ==  (-\infty,0)\cup(0,\infty)
+|x|<2  ==  (-2,2)
+|x|\ge 2  ==  (-\infty,-2]\cup[2,\infty)
+x>1\text{ and }x<2  ==  (1,2)
+x>2, x\ne 3  ==  (2,3)\cup(3,\infty)
+x=0\text{ or }x\ge3  ==  \{0\}\cup[3,\infty)
+[0,1]\cup[1,2]  ==  [0,2]
+(0,1)\cap(0.5,2)  ==  (0.5,1)
+]0,1]  ==  (0,1]
+x>e  ==  (e,\infty)
+\text{all real numbers}  ==  (-\infty,\infty)
+\text{no solution}  ==  \emptyset
+# parameters
+x=2k\pi, k\in\mathbb{Z}  ==  2k\pi
+x=2k\pi, k\in\mathbb{Z}  ==  x=2n\pi, n\in\mathbb{Z}
+# tuples and lists that say the same
+(x,y)=(1,2)  ==  x=1,y=2
+y=2,x=1  ==  (1,2)
+x_1=2,x_2=1  ==  1,2
+\{(1,2)\}  ==  (1,2)
+\{1,1,2\}  ==  \{1,2\}
+\begin{cases}x=1\\y=2\end{cases}  ==  (1,2)
+P(1,2)  ==  (1,2)
+# matrices with something around them
+\frac12\begin{pmatrix}1&2\\3&4\end{pmatrix}  ==  \begin{pmatrix}1/2&1\\3/2&2\end{pmatrix}
+\begin{pmatrix}1&2\\3&4\end{pmatrix}^T  ==  \begin{pmatrix}1&3\\2&4\end{pmatrix}
+\begin{pmatrix}1\\[2pt]2\end{pmatrix}  ==  \begin{pmatrix}1\\2\end{pmatrix}
+[[1,2],[3,4]]  ==  \begin{pmatrix}1&2\\3&4\end{pmatrix}
+# words for numbers, scales and currencies
+\text{twenty-five}  ==  25
+\text{5 cm}  ==  5
+5\text{ million}  ==  5000000
+5\text{ million}  ==  5
+\$1.5\text{ million}  ==  1500000
+₹50  ==  50
+5 g  ==  5\text{ grams}
+\text{Bob and Alice}  ==  \text{Alice, Bob}
+# decimals that go on
+0.333\ldots  ==  \frac13
+0.1666...  ==  \frac16
+2.718281828\ldots  ==  e
+# complex numbers in polar form
+2\operatorname{cis}60^\circ  ==  1+\sqrt3 i
+\gcd(12,18)  ==  6
 """
 
 DIFFERENT = r"""
@@ -303,6 +366,41 @@ a  !=  A
 1:00  !=  12:00
 204_6  !=  204_5
 1:2:4  !=  1:2:3
+10_{\text{two}}  !=  10_3
+A_2  !=  A
+4:30\text{ PM}  !=  4:30\text{ AM}
+7\text{ a.m.}  !=  7\text{ p.m.}
+4\text{ to }3  !=  3:4
+# residues
+x\equiv 2\pmod 3  !=  x\equiv 2\pmod 5
+2 \pmod 3  !=  2 \pmod 5
+5\bmod 3  !=  3
+# steps on the way, and contradictions
+x^2=4  !=  4
+2x=10  !=  10
+m+n=33=34  !=  34
+7  !=  x+y=7
+# sets of numbers
+x<2\text{ and }x>5  !=  (2,5)
+x>2  !=  (2,3)\cup(3,\infty)
+[0,1)\cup(1,2]  !=  [0,2]
+|x|\le2  !=  (-2,2)
+]1,2[  !=  [1,2]
+\mathbb{R}  !=  (-\infty,0)\cup(0,\infty)
+# parameters, tuples, sets
+x=2k\pi, k\in\mathbb{N}  !=  x=2k\pi, k\in\mathbb{Z}
+(x,y)=(2,1)  !=  x=1,y=2
+\{(2,1)\}  !=  (1,2)
+1,1,2  !=  1,2
+# matrices with something around them
+2\begin{pmatrix}1\\2\end{pmatrix}  !=  \begin{pmatrix}1\\2\end{pmatrix}
+\begin{pmatrix}1&2\\3&4\end{pmatrix}^2  !=  \begin{pmatrix}1&2\\3&4\end{pmatrix}
+# units and scales
+100^\circ\text{F}  !=  100^\circ\text{C}
+5\text{ V}  !=  5\text{ A}
+1.5\text{ kJ}  !=  1.5\text{ J}
+5\text{ million}  !=  5\text{ billion}
+5 m  !=  5
 # nothing
 \{\}  !=  0
 ,  !=  5

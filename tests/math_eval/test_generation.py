@@ -3,6 +3,7 @@ from collections import Counter
 
 import pytest
 import torch
+from transformers import MistralConfig, MistralForCausalLM
 
 from verl.math_eval.generation import (
     Request,
@@ -45,6 +46,52 @@ def test_greedy_equals_the_library_s_own_generation(backend):
         )
         new = [t for t in theirs[0, ids.shape[1] :].tolist() if t != backend.tokenizer.eos_token_id]
         assert ours[request.problem_id, 0].text == backend.tokenizer.decode(new, skip_special_tokens=True)
+
+
+@pytest.mark.parametrize("window", [None, 8])
+def test_rows_that_end_at_different_steps_leave_the_batch_without_a_trace(backend, tmp_path, window):
+    ends = list(range(20))  # many tokens end a response, so that the batch shrinks step by step
+    torch.manual_seed(0)
+    config = MistralConfig(
+        vocab_size=len(backend.tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=2,
+        num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=256, sliding_window=window,
+        eos_token_id=ends, initializer_range=0.5,
+    )  # fmt: skip
+    MistralForCausalLM(config).save_pretrained(tmp_path)
+    backend.tokenizer.save_pretrained(tmp_path)
+    other = TransformersBackend(str(tmp_path), device="cpu")
+    asked = requests(other, prompts=["ab c" * n for n in range(1, 13)])
+    ours = run(other, asked, Sampling(max_new_tokens=40), batch_size=12)
+    assert len({c.num_tokens for c in ours.values()}) > 1
+    all_ends = [*ends, other.tokenizer.eos_token_id, other.tokenizer.convert_tokens_to_ids("<|im_end|>")]
+    for request in asked:
+        ids = torch.tensor([request.prompt_ids])
+        theirs = other.model.generate(
+            ids, attention_mask=torch.ones_like(ids), max_new_tokens=40, do_sample=False, pad_token_id=0,
+            eos_token_id=all_ends,
+        )  # fmt: skip
+        new = [token for token in theirs[0, ids.shape[1] :].tolist() if token not in all_ends]
+        assert ours[request.problem_id, 0].text == other.tokenizer.decode(new, skip_special_tokens=True)
+
+
+def test_a_tokenizer_without_a_pad_token_generates_the_same(backend):
+    expected = run(backend, requests(backend), Sampling(max_new_tokens=12))
+    pad, backend.tokenizer.pad_token = backend.tokenizer.pad_token, None
+    try:
+        assert run(backend, requests(backend), Sampling(max_new_tokens=12)) == expected
+    finally:
+        backend.tokenizer.pad_token = pad
+
+
+def test_stop_ids_are_those_of_the_format_the_tokenizer_and_the_generation_config(backend):
+    before = backend.model.generation_config.eos_token_id
+    backend.model.generation_config.eos_token_id = [7, 9]
+    try:
+        ids, texts = backend.stop_ids(["<|im_end|>", "!", "\n\nQuestion:"])
+    finally:
+        backend.model.generation_config.eos_token_id = before
+    special = {backend.tokenizer.convert_tokens_to_ids("<|im_end|>"), backend.tokenizer.eos_token_id}
+    assert (ids, texts) == ({7, 9} | special, ("!", "\n\nQuestion:"))
 
 
 @pytest.mark.parametrize("sampling", [Sampling(max_new_tokens=20), Sampling(1.0, 1.0, 20), Sampling(0.7, 0.8, 20)])
@@ -140,6 +187,19 @@ def test_impossible_sampling_is_refused(values):
 def test_logits_that_are_not_finite_are_refused():
     with pytest.raises(ValueError, match="not finite"):
         inverse_cdf(torch.tensor([[float("nan"), 1.0]]), torch.tensor([0.5]))
+
+
+def test_greedy_decoding_refuses_them_too(backend, monkeypatch):
+    original = backend.model.forward
+
+    def broken(**kwargs):
+        output = original(**kwargs)
+        output.logits[:, :, 3] = float("nan")
+        return output
+
+    monkeypatch.setattr(backend.model, "forward", broken)
+    with pytest.raises(ValueError, match="not finite"):
+        run(backend, requests(backend), Sampling(max_new_tokens=2))
 
 
 def test_model_is_found_in_a_trainer_checkpoint(tmp_path):

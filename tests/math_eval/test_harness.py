@@ -114,6 +114,24 @@ def test_more_samples_and_problems_continue_the_same_folder(backend, options, tm
     assert more.metrics["sums"]["samples"] == len(samples(tmp_path / "out")) == 18
 
 
+def test_a_part_of_a_benchmark_draws_the_samples_of_the_whole(backend, options, tmp_path):
+    evaluate(backend, tmp_path / "whole", options)
+    part = evaluate(backend, tmp_path / "part", replace(options, start=2, end=4))
+    assert part.metrics["sums"]["problems"] == 2
+    assert part.warnings == ("sums: 2 of 6 problems, from number 2",)
+    whole = {(r["problem"], r["sample"]): r for r in samples(tmp_path / "whole")}
+    assert all(whole[r["problem"], r["sample"]] == r for r in samples(tmp_path / "part"))
+    assert {r["problem"] for r in samples(tmp_path / "part")} == {"sums/2", "sums/3"}
+
+
+def test_a_broken_line_in_the_samples_is_named(backend, options, tmp_path):
+    evaluate(backend, tmp_path / "out", options)
+    path = tmp_path / "out" / "sums" / "samples.jsonl"
+    path.write_text(path.read_text().replace('"problem"', "problem", 1))
+    with pytest.raises(ValueError, match="line 1: expected a sample"):
+        evaluate(backend, tmp_path / "out", options)
+
+
 @pytest.mark.parametrize(
     "change",
     [{"temperature": 0.5}, {"seed": 1}, {"max_tokens_per_call": 9}, {"prompt_type": "qwen-boxed"}, {"top_p": 0.9}],
@@ -179,6 +197,12 @@ def test_format_beside_the_checkpoint_is_found(tiny_model, backend, tmp_path):
     assert stored_format(str(folder)).name == "direct"
 
 
+def test_a_model_without_any_format_asks_for_one(backend, options, tmp_path, monkeypatch):
+    monkeypatch.setattr(backend.tokenizer, "chat_template", None)
+    with pytest.raises(ValueError, match="--prompt_type"):
+        evaluate(backend, tmp_path / "out", options)
+
+
 def test_one_report_over_several_evaluations(backend, options, tmp_path):
     runs = [
         evaluate(backend, tmp_path / "a", options, label="first"),
@@ -210,6 +234,8 @@ def test_command_line_scores_a_model(tiny_model, data, tmp_path, capsys):
         (["--temperature", "-1"], "temperature >= 0"),
         (["--n_sampling", "0"], "n_sampling >= 1"),
         (["--extraction", "kind"], "strict"),
+        (["--start", "3", "--end", "2"], "start < end"),
+        (["--start", "6"], "start < 6"),
         (["--model_name_or_path", "/nowhere/model"], "found no folder"),
         (["--question_key", "problem"], "expected a column problem"),
     ],

@@ -1,7 +1,7 @@
 """Causal attention over packed rows, with Ulysses sequence parallelism, on any device and without flash-attn.
 
 transformers' own SDPA builds a mask that is quadratic in the packed length; here each row attends to itself only.
-Registered with transformers under ``NAME``; the engine passes the row borders as ``cu_seq_lens_q``.
+Registered with transformers under ``NAME``; the engine passes where the rows are as ``packed_rows``.
 """
 
 import math
@@ -26,6 +26,27 @@ def register() -> None:
     AttentionMaskInterface.register(NAME, lambda *args, **kwargs: None)
 
 
+class PackedRows:
+    """Where the rows of one packed sequence of T tokens are, worked out once for all layers.
+
+    borders: ``(rows + 1,)``, row i is ``[borders[i], borders[i + 1])``; the last border is T.
+    Rows of similar length form a group, which is computed as one batch padded to its longest; the padding at most
+    doubles a row. A group is ``index`` (rows, L) into the packed sequence and ``real`` (rows, L), false on padding.
+    """
+
+    def __init__(self, borders: torch.Tensor) -> None:
+        lengths = borders.diff()
+        self.longest = int(lengths.max())
+        self.groups: list[tuple[torch.Tensor, torch.Tensor]] = []
+        group_of_row = lengths.double().log2().ceil()
+        for group in group_of_row.unique():
+            starts, sizes = borders[:-1][group_of_row == group], lengths[group_of_row == group]
+            offsets = torch.arange(int(sizes.max()), device=borders.device)
+            index = (starts.unsqueeze(1) + offsets).clamp(max=int(borders[-1]) - 1)
+            self.groups.append((index, offsets < sizes.unsqueeze(1)))
+        self.places = torch.cat([index[real] for index, real in self.groups])  # (T,)
+
+
 def attention(
     module: torch.nn.Module,
     query: torch.Tensor,
@@ -34,26 +55,28 @@ def attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     dropout: float = 0.0,
-    cu_seq_lens_q: torch.Tensor | None = None,
+    packed_rows: PackedRows | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """``softmax(scaling q k^T) v`` per row of the packed batch, causal.
 
     query: ``(B, Hq, T, D)``. key, value: ``(B, Hkv, T, D)``, Hkv divides Hq. Returns ``(B, T, Hq, D)``.
-    cu_seq_lens_q: ``(rows + 1,)`` borders of the rows in one packed sequence (B = 1; under Ulysses T is this rank's
-    part of it, the borders are those of the whole). Without it B rows padded on the right: a causal model computes
-    their real positions as if the padding were not there.
+    packed_rows: the rows of the one packed sequence (B = 1; under Ulysses T is this rank's part of it). Without it: B
+    rows padded on the right, whose real positions a causal model computes as if the padding were not there.
     Raises ValueError for what this function does not compute: sliding windows shorter than a row, soft caps, sinks.
     """
-    longest = query.shape[2] if cu_seq_lens_q is None else int(cu_seq_lens_q.diff().max())
-    _refuse_other_attention(module, longest, kwargs)
-    if cu_seq_lens_q is None:
+    _refuse_other_attention(module, packed_rows.longest if packed_rows else query.shape[2], kwargs)
+    if packed_rows is None:
         return _causal(query, key, value, scaling, dropout).transpose(1, 2), None
     shards = get_ulysses_sequence_parallel_world_size()
     if shards > 1:
         query, key, value = (_all_positions_of_my_heads(x, shards) for x in (query, key, value))
     query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # (T, H, D) each
-    output = _per_row(query, key, value, cu_seq_lens_q, scaling, dropout).unsqueeze(0)  # (1, T, H, D)
+    pieces = []
+    for index, real in packed_rows.groups:
+        q, k, v = (x[index].transpose(1, 2) for x in (query, key, value))  # (rows, H, L, D) each
+        pieces.append(_causal(q, k, v, scaling, dropout).transpose(1, 2)[real])
+    output = torch.empty_like(query).index_copy(0, packed_rows.places, torch.cat(pieces)).unsqueeze(0)  # (1, T, H, D)
     if shards > 1:
         output = gather_heads_scatter_seq(output, head_dim=2, seq_dim=1)
     return output, None
@@ -65,30 +88,6 @@ def _all_positions_of_my_heads(x: torch.Tensor, shards: int) -> torch.Tensor:
     # With q heads divisible by the shards (verl checks it), repeating keeps query head h beside its own key head.
     repeats = shards // math.gcd(heads, shards)
     return gather_seq_scatter_heads(x.repeat_interleave(repeats, dim=1), seq_dim=2, head_dim=1)
-
-
-def _per_row(
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    borders: torch.Tensor,
-    scaling: float | None,
-    dropout: float,
-) -> torch.Tensor:
-    """Packed ``(T, H, D)`` in, packed ``(T, Hq, D)`` out. Rows of similar length share one padded call."""
-    lengths = borders.diff()
-    group_of_row = lengths.double().log2().ceil().long()  # padding at most doubles a row
-    output = torch.empty_like(query)
-    pieces, places = [], []
-    for group in group_of_row.unique():
-        starts, sizes = borders[:-1][group_of_row == group], lengths[group_of_row == group]
-        offsets = torch.arange(int(sizes.max()), device=query.device)
-        real = offsets < sizes.unsqueeze(1)  # (rows, L)
-        index = (starts.unsqueeze(1) + offsets).clamp(max=query.shape[0] - 1)
-        q, k, v = (x[index].transpose(1, 2) for x in (query, key, value))  # (rows, H, L, D) each
-        pieces.append(_causal(q, k, v, scaling, dropout).transpose(1, 2)[real])
-        places.append(index[real])
-    return output.index_copy(0, torch.cat(places), torch.cat(pieces))
 
 
 def _causal(

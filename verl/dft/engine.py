@@ -57,7 +57,7 @@ class DFTEngine(FSDPEngineWithLMHead):
         inputs, layout = self.prepare_model_inputs(micro_batch=micro_batch)
         is_target, next_ids = predicting_positions(micro_batch["input_ids"].values(), micro_batch["loss_mask"].values())
         if tu.get_non_tensor_data(micro_batch, "use_remove_padding", True):
-            inputs |= self._row_borders(micro_batch, layout)
+            inputs |= self._packed_rows(micro_batch, layout)
             log_probs, correct = self._packed_log_probs(inputs, is_target, next_ids, layout["pad_size"])
         else:
             logits = _without_padding(self._logits(inputs), micro_batch["input_ids"].offsets().diff())
@@ -80,14 +80,14 @@ class DFTEngine(FSDPEngineWithLMHead):
         with autocast:
             return self.module(**inputs, use_cache=False).logits
 
-    def _row_borders(self, micro_batch: TensorDict, layout: dict[str, Any]) -> dict[str, torch.Tensor]:
-        """For :mod:`verl.dft.attention`: where the rows of the packed sequence begin, padding counted as a row."""
+    def _packed_rows(self, micro_batch: TensorDict, layout: dict[str, Any]) -> dict[str, attention.PackedRows]:
+        """What :mod:`verl.dft.attention` needs to know; padding counts as a row."""
         if self.model_config.hf_config._attn_implementation != attention.NAME:
             return {}
         borders = micro_batch["input_ids"].offsets()
         if layout["pad_size"]:
             borders = torch.cat([borders, borders[-1:] + layout["pad_size"]])
-        return {"cu_seq_lens_q": borders}
+        return {"packed_rows": attention.PackedRows(borders)}
 
     def _packed_log_probs(
         self, inputs: dict[str, Any], is_target: torch.Tensor, next_ids: torch.Tensor, pad_size: int

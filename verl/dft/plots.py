@@ -46,7 +46,9 @@ def plot_curves(runs: Mapping[str, str | Path], out: str | Path) -> None:
         if name == "loss":
             axis.set_yscale("log")  # the objectives' scales differ by orders of magnitude
     handles, labels = axes.flat[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside upper center", ncols=len(runs), title="line: training, dots: validation")
+    figure.legend(
+        handles, labels, loc="outside upper center", ncols=len(runs), title="line: training, dots: validation"
+    )
     figure.savefig(out, dpi=120)
     plt.close(figure)
 

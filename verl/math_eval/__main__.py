@@ -19,7 +19,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser().parse_args(argv)
     try:
         run(args)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
         print(f"error: {error}", file=sys.stderr)
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
         max_tokens_per_call=args.max_tokens_per_call,
         seed=args.seed,
         num_test_sample=args.num_test_sample,
+        start=args.start,
+        end=args.end,
         benchmark_dir=args.benchmark_dir,
         question_key=args.question_key,
         answer_key=args.answer_key,
@@ -82,6 +84,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--top_p", type=float, default=1.0)
     p.add_argument("--max_tokens_per_call", type=int, default=4096, help="new tokens per sample")
     p.add_argument("--num_test_sample", type=int, default=-1, help="problems per benchmark, the first ones; -1: all")
+    p.add_argument("--start", type=int, default=0, help="first problem of each benchmark")
+    p.add_argument("--end", type=int, default=-1, help="the problem to stop before; -1: all")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--extraction", default="lenient", help="strict: box or marker only; lenient: also the last number")
     p.add_argument("--batch_size", type=int, help="samples per batch; default: by a budget of tokens")

@@ -1,38 +1,47 @@
 """Is this answer the gold answer? Structure first, then values; each decision leaves its reason."""
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from verl.math_eval.decimals import number, rounds_to
 from verl.math_eval.forms import (
     choice_letters,
     choice_with_value,
     function_of,
+    is_asked_for,
     is_name,
     is_set,
     names_of,
     rename_argument,
+    sorted_by_name,
+    split_domain,
+    split_names,
     words,
 )
 from verl.math_eval.leaves import constant_factors, same_value
 from verl.math_eval.limits import MAX_BRACKETS, nesting, refusal
-from verl.math_eval.normalize import END, MAX_LENGTH, TEXT, key, normalize
-from verl.math_eval.ratios import same_ratio
+from verl.math_eval.normalize import MAX_LENGTH, TEXT, key, normalize
+from verl.math_eval.notations import Decision, is_remainder, same_daytime, same_in_base, same_ratio, split_residue
+from verl.math_eval.readings import readings
+from verl.math_eval.regions import Interval, as_region, may_be_region
 from verl.math_eval.structure import (
     FLIPPED,
     MAX_ITEMS,
     Bracketed,
-    as_region,
     bracketed,
     drop_where,
     expand_plus_minus,
+    in_form_of,
     matrix,
+    row_vector,
     split_list,
     split_relation,
-    without_member,
 )
-from verl.math_eval.units import split_unit, units_agree
+from verl.math_eval.units import letter_as_unit, split_unit, units_agree
+
+T = TypeVar("T")
 
 MAX_DEPTH = 8
 MAX_LEAVES = 400  # comparisons of single expressions in one grade
@@ -40,12 +49,7 @@ MAX_LEAVES = 400  # comparisons of single expressions in one grade
 # (answer, gold) -> equal, as decided by a symbolic library outside this process.
 Symbolic = Callable[[str, str], bool]
 
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
-_BASED = re.compile(r"(\d+)_\{(\d+)\}")
-_LEAD = re.compile(
-    rf"{TEXT}\s*(?:the answer is|answer|approximately|approx\.?|about|roughly|exactly)\s*:?\s*{END}\s*(?=\S)",
-    re.IGNORECASE,
-)
+_POINT = re.compile(r"[A-Z]\s*(\(.*\))", re.DOTALL)
 _INCREASING = frozenset({"<", "\\leq"})
 _VALUE_SIGNS = frozenset({"=", "\\approx", "\\equiv", "\\sim"})
 
@@ -69,8 +73,7 @@ def compare(answer: str, gold: str, symbolic: Symbolic | None = None) -> Verdict
         same = "".join(answer.split()) == "".join(gold.split())
         return Verdict(same, "same text" if same else "beyond the limits: too long, or nested too deeply")
     comparison = _Comparison(symbolic)
-    pairs = [(a, g) for a in _readings(_bare(answer)) for g in _readings(_bare(gold))]
-    equal = any(comparison.equal(a, g) for a, g in pairs)
+    equal = any(comparison.equal(a, g) for a, g in readings(answer, gold))
     return Verdict(equal, comparison.reason)
 
 
@@ -79,17 +82,6 @@ def answer_key(answer: str) -> str:
     text = normalize(answer)
     value = number(text)
     return key(text) if value is None else str(value)
-
-
-def _bare(answer: str) -> str:
-    """Normalized, without "the answer is" and "x \\in" in front."""
-    return without_member(_LEAD.sub("", normalize(answer), count=1).strip())
-
-
-def _readings(text: str) -> list[str]:
-    """1,234 is one number, or else two."""
-    grouped = _GROUPED.sub(lambda m: m.group().replace(",", ""), text)
-    return [text] if grouped == text else [grouped, text]
 
 
 class _Comparison:
@@ -146,6 +138,7 @@ class _Comparison:
     def _quantity(self, a: str, g: str, depth: int) -> bool | None:
         """Units and percent signs; then numbers, where they are all there is."""
         qa, qg = split_unit(a), split_unit(g)
+        qa, qg = letter_as_unit(a, qg) or qa, letter_as_unit(g, qa) or qg
         if (qa.value, qg.value) != (a, g):
             if not units_agree(qa, qg):
                 return self.say(False, "another unit")
@@ -164,59 +157,76 @@ class _Comparison:
             return False
         return self.say(na == ng * 100 if answer_has_sign else na * 100 == ng, "percent")
 
-    def _base(self, a: str, g: str, depth: int) -> bool | None:
-        """1011_2: digits equal, and the base where both name one."""
-        plain = [re.sub(rf"[\s{TEXT}{END}()]", "", t) for t in (a, g)]
-        found = [_BASED.fullmatch(t) for t in plain]
-        if not any(found):
-            return None
-        digits = {m.group(1) if m else t for m, t in zip(found, plain, strict=True)}
-        bases = {m.group(2) for m in found if m}
-        return self.say(len(digits) == len(bases) == 1, "number in a base")
+    def _daytime(self, a: str, g: str, depth: int) -> bool | None:
+        return self._decide(same_daytime(a, g))
+
+    def _in_base(self, a: str, g: str, depth: int) -> bool | None:
+        return self._decide(same_in_base(a, g))
 
     def _ratio(self, a: str, g: str, depth: int) -> bool | None:
-        """3:4 as a ratio, 4:30 as a time of day."""
-        verdict = same_ratio(a, g)
-        return None if verdict is None else self.say(*verdict)
+        return self._decide(same_ratio(a, g))
+
+    def _decide(self, decision: Decision) -> bool | None:
+        return None if decision is None else self.say(*decision)
+
+    def _residue(self, a: str, g: str, depth: int) -> bool | None:
+        """2 \\pmod 3: the modulus may be left out, and two must agree."""
+        ra, rg = split_residue(a), split_residue(g)
+        if not ra.modulus and not rg.modulus:
+            return None
+        if ra.modulus and rg.modulus:
+            same = ra.modulus == rg.modulus
+            return self.equal(ra.value, rg.value, depth + 1) if same else self.say(False, "another modulus")
+        remainder = is_remainder(ra, g) if ra.modulus else is_remainder(rg, a)
+        if remainder is not None:
+            return self.say(remainder, "remainder")
+        return None if ra.operator or rg.operator else self.equal(ra.value, rg.value, depth + 1)
+
+    def _clause(self, a: str, g: str, depth: int) -> bool | None:
+        """ ", where b is prime" does not count; ", k \\in \\mathbb{Z}" may be left out, and two must agree."""
+        if depth > 0:
+            return None
+        (rest_a, domain_a), (rest_g, domain_g) = split_domain(drop_where(a)), split_domain(drop_where(g))
+        if (rest_a, rest_g) == (a, g):
+            return None
+        if domain_a and domain_g:
+            if domain_a.numbers != domain_g.numbers:
+                return self.say(False, "another domain")
+            rest_a = domain_a.rename(rest_a, domain_g)
+        return self.equal(rest_a, rest_g, depth + 1)
 
     def _list(self, a: str, g: str, depth: int) -> bool | None:
         """a, b and c: equal counts, in any order unless ";", names or brackets fix it."""
-        if depth == 0 and (drop_where(a), drop_where(g)) != (a, g):
-            return self.equal(drop_where(a), drop_where(g), depth + 1)
         (la, fixed_a), (lg, fixed_g) = split_list(a), split_list(g)
         la, lg = _both_signs(la), _both_signs(lg)
         ba, bg = bracketed(a), bracketed(g)
         if is_set(ba) or is_set(bg):
-            return self._sets(la, lg, ba, bg, depth) if "\\cup" not in a + g else None
+            return None if may_be_region(a) or may_be_region(g) else self._sets(la, lg, ba, bg, depth)
         if len(la) == len(lg) == 1:
             return None
         if len(la) != len(lg):
-            tuples = [
-                b
-                for b, items in ((ba, la), (bg, lg))
-                if b and len(items) == 1 and b.closing != "]" and b.opening != "["
-            ]
-            if tuples:  # (1, 2) for 1, 2: the brackets were dropped, the order counts
-                return self._in_order(
-                    list(ba.items) if ba in tuples else la, list(bg.items) if bg in tuples else lg, depth
-                )
-            if as_region(a) is not None and as_region(g) is not None:
-                return None
-            return self.say(False, f"{len(la)} answers instead of {len(lg)}")
-        named = [bool(len(set(names_of(items))) > 1) for items in (la, lg)]
-        if fixed_a or fixed_g or (named[0] != named[1]):
-            return self._in_order(la, lg, depth)
+            return self._other_count(a, g, la, lg, depth)
+        named = [len(names_of(items)) > 1 for items in (la, lg)]
+        if fixed_a or fixed_g or named[0] != named[1]:
+            return self._in_order(sorted_by_name(la), sorted_by_name(lg), depth)
         return self._any_order(la, lg, depth)
 
-    def _sets(
-        self, la: list[str], lg: list[str], ba: Bracketed | None, bg: Bracketed | None, depth: int
-    ) -> bool | None:
+    def _other_count(self, a: str, g: str, la: list[str], lg: list[str], depth: int) -> bool | None:
+        """Lists of different counts differ, unless one of them is a tuple or a region that says all of the other."""
+        if as_region(a) is not None and as_region(g) is not None:
+            return None
+        one, many = (a, lg) if len(la) == 1 else (g, la)
+        if assignments := split_names(one):
+            return self._any_order(*((assignments, lg) if one is a else (la, assignments)), depth)
+        found = bracketed(row_vector(one))
+        if min(len(la), len(lg)) == 1 and found and found.opening != "[" and found.closing != "]":
+            items, others = list(found.items), sorted_by_name(many)  # (1, 2) for 1, 2: the order counts
+            return self._in_order(*((items, others) if one is a else (others, items)), depth)
+        return self.say(False, f"{len(la)} answers instead of {len(lg)}")
+
+    def _sets(self, la: list[str], lg: list[str], ba: Bracketed | None, bg: Bracketed | None, depth: int) -> bool:
         """{1, 2} against a set or a list in any order; never against a tuple or an interval."""
-        if any(b is not None and not is_set(b) and len(b.items) > 1 and len(x) == 1 for b, x in ((ba, la), (bg, lg))):
-            both = as_region(la[0]) and as_region(lg[0])
-            return None if both else self.say(False, "a set against a tuple or an interval")
-        items_a = _both_signs(ba.items) if ba is not None and is_set(ba) else la
-        items_g = _both_signs(bg.items) if bg is not None and is_set(bg) else lg
+        items_a, items_g = _members(la, ba), _members(lg, bg)
         if len(items_a) != len(items_g):
             return self.say(False, f"{len(items_a)} answers instead of {len(items_g)}")
         return self._any_order(items_a, items_g, depth)
@@ -228,42 +238,34 @@ class _Comparison:
 
     def _any_order(self, la: list[str], lg: list[str], depth: int) -> bool:
         """Every item finds a partner of its own; those with the same text find each other first."""
-        if len(lg) > MAX_ITEMS:
-            return self.say(False, "too many items")
+        if len(la) != len(lg) or len(lg) > MAX_ITEMS:
+            return self.say(False, f"{len(la)} answers instead of {len(lg)}")
         free = list(lg)
         rest = []
         for item in la:
             twin = next((y for y in free if key(y) == key(item)), None)
             free.remove(twin) if twin is not None else rest.append(item)
-        for item in rest:
-            partner = next((y for y in free if self.equal(item, y, depth + 1)), None)
-            if partner is None:
-                return self.say(False, "an answer that is not in the list")
-            free.remove(partner)
-        return self.say(True, "same answers")
+        found = _partners(rest, free, lambda x, y: self.equal(x, y, depth + 1))
+        return self.say(found, "same answers" if found else "an answer that is not in the list")
 
     def _region(self, a: str, g: str, depth: int) -> bool | None:
         """Intervals, unions and inequalities in one variable are the same kind of thing."""
-        if not any("\\cup" in t or "\\mathbb{R}" in t or split_relation(t)[1] for t in (a, g)):
+        if not may_be_region(a) and not may_be_region(g):
             return None
         ra, rg = as_region(a), as_region(g)
         if ra is None or rg is None:
             return None
-        if len(ra) != len(rg):
-            return self.say(False, "another number of intervals")
-        free = list(rg)
-        for part in ra:
-            partner = next((p for p in free if self._same_interval(part, p, depth)), None)
-            if partner is None:
-                return self.say(False, "another interval")
-            free.remove(partner)
-        return self.say(True, "same intervals")
+        same = len(ra) == len(rg) and _partners(ra, rg, lambda x, y: self._same_interval(x, y, depth))
+        return self.say(same, "same intervals" if same else "other intervals")
 
-    def _same_interval(self, a: Bracketed, g: Bracketed, depth: int) -> bool:
-        return (a.opening, a.closing) == (g.opening, g.closing) and self._in_order(list(a.items), list(g.items), depth)
+    def _same_interval(self, a: Interval, g: Interval, depth: int) -> bool:
+        if (a.start.after, a.end.after) != (g.start.after, g.end.after):
+            return False
+        return self._in_order([a.start.text, a.end.text], [g.start.text, g.end.text], depth)
 
     def _brackets(self, a: str, g: str, depth: int) -> bool | None:
         """Tuples, vectors and intervals: same length, same order, same kind of brackets."""
+        a, g = row_vector(a), row_vector(g)
         ba, bg = bracketed(a), bracketed(g)
         bare = [b.items[0] if b and len(b.items) == 1 and b.opening in ("(", "[") else t for b, t in ((ba, a), (bg, g))]
         if bare != [a, g]:
@@ -271,7 +273,10 @@ class _Comparison:
         if ba is None and bg is None:
             return None
         if ba is None or bg is None:
-            return self._bracket_against_other(a, g, ba, bg, depth)
+            if point := _POINT.fullmatch(a if ba is None else g):  # P(1, 2) is (1, 2)
+                return self.equal(point[1], g, depth + 1) if ba is None else self.equal(a, point[1], depth + 1)
+            related = split_relation(a)[1] or split_relation(g)[1]
+            return None if related else self.say(False, "a tuple against a single value")
         if len(ba.items) != len(bg.items):
             return self.say(False, f"{len(ba.items)} entries instead of {len(bg.items)}")
         kinds = {(_round(b.opening), _round(b.closing)) for b in (ba, bg)}
@@ -279,27 +284,19 @@ class _Comparison:
             return self.say(False, "other brackets")
         return self._in_order(list(ba.items), list(bg.items), depth)
 
-    def _bracket_against_other(
-        self, a: str, g: str, ba: Bracketed | None, bg: Bracketed | None, depth: int
-    ) -> bool | None:
-        """A tuple may stand for a vector in matrix form; relations get their own rule; nothing else is a tuple."""
-        kind, rows = matrix(a) or matrix(g) or ("", [])
-        if kind == "matrix" and rows and 1 in (len(rows), max(map(len, rows))):
-            cells = [cell for row in rows for cell in row]
-            return self._in_order(list(ba.items) if ba else cells, list(bg.items) if bg else cells, depth)
-        if split_relation(a)[1] or split_relation(g)[1]:
-            return None
-        return self.say(False, "a tuple against a single value")
-
     def _matrix(self, a: str, g: str, depth: int) -> bool | None:
+        """By cell; a tuple may stand for a vector and [[1, 2], [3, 4]] for a matrix."""
         ma, mg = matrix(a), matrix(g)
         if ma is None and mg is None:
             return None
+        if (ma is None or mg is None) and (split_relation(a)[1] or split_relation(g)[1]):
+            return None
+        ma, mg = ma or in_form_of(mg, a), mg or in_form_of(ma, g)
         if ma is None or mg is None:
-            return None if split_relation(a)[1] or split_relation(g)[1] else self.say(False, "only one is a matrix")
-        if ma[0] != mg[0] or [len(r) for r in ma[1]] != [len(r) for r in mg[1]]:
+            return self.say(False, "only one is a matrix")
+        if ma.kind != mg.kind or ma.shape != mg.shape:
             return self.say(False, "another shape of matrix")
-        return all(self._in_order(ra, rg, depth) for ra, rg in zip(ma[1], mg[1], strict=True))
+        return all(self._in_order(ra, rg, depth) for ra, rg in zip(ma.rows, mg.rows, strict=True))
 
     def _relation(self, a: str, g: str, depth: int) -> bool | None:
         """Names in front of "=" may be left out; whole equations may be written in another way."""
@@ -312,7 +309,7 @@ class _Comparison:
         if sa == sg == ["="]:
             return self._equations(ma, mg, depth)
         if _VALUE_SIGNS.issuperset(sa) and _VALUE_SIGNS.issuperset(sg):
-            values_a, values_g = _values(ma, sa), _values(mg, sg)
+            values_a, values_g = _values(ma, sa, asked_for=not sg), _values(mg, sg)
             return all(self.equal(x, y, depth + 1) for x in values_a for y in values_g)
         if len(sa) == len(sg) == 1 and sa[0] in FLIPPED and sg[0] in FLIPPED:
             return self._inequalities(ma, sa[0], mg, sg[0])
@@ -364,15 +361,29 @@ class _Comparison:
 _RULES = (
     _Comparison._choice,
     _Comparison._text,
+    _Comparison._daytime,
+    _Comparison._clause,
+    _Comparison._residue,
+    _Comparison._in_base,
     _Comparison._quantity,
-    _Comparison._base,
     _Comparison._ratio,
     _Comparison._list,
     _Comparison._region,
-    _Comparison._brackets,
     _Comparison._matrix,
+    _Comparison._brackets,
     _Comparison._relation,
 )
+
+
+def _partners(mine: Sequence[T], others: Sequence[T], same: Callable[[T, T], bool]) -> bool:
+    """Whether every one of mine finds one of the others that no other has."""
+    free = list(others)
+    for item in mine:
+        partner = next((i for i, y in enumerate(free) if same(item, y)), None)
+        if partner is None:
+            return False
+        del free[partner]
+    return True
 
 
 def _both_signs(items: Iterable[str]) -> list[str]:
@@ -380,13 +391,23 @@ def _both_signs(items: Iterable[str]) -> list[str]:
     return [one for item in items if item for one in expand_plus_minus(item)]
 
 
-def _values(members: list[str], signs: list[str]) -> list[str]:
+def _members(items: list[str], found: Bracketed | None) -> list[str]:
+    """The different members of a set, or the items of a list."""
+    if found is None or not is_set(found):
+        return items
+    return list({key(item): item for item in _both_signs(found.items)}.values())
+
+
+def _values(members: list[str], signs: list[str], asked_for: bool = False) -> list[str]:
     """What "x = 2 = 6/3 \\approx 2.00" says x is: all of it without the name and, where there is an exact value, the
-    roundings.
+    roundings. ``asked_for``: also without "a + b" in "a + b = 5".
     """
     if not signs:
         return members
-    start = 1 if is_name(members[0]) else 0
+    without_value = [is_name(m) or (asked_for and is_asked_for(m)) for m in members]
+    if without_value == [False, True]:
+        return members[:1]  # 10 = x
+    start = min(without_value.index(False) if False in without_value else 1, len(members) - 1)
     exact_ones = [m for i, m in enumerate(members) if i >= start and (i == 0 or signs[i - 1] != "\\approx")]
     return exact_ones or members[start:]
 

@@ -9,110 +9,31 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from verl.math_eval.normalize import END, TEXT, braced
-from verl.math_eval.tokens import Unreadable, number_value, tokens
+from verl.math_eval.normalize import END, FUNCTIONS, GREEK, TEXT, braced, names
 
 MAX_DEPTH = 40
+MAX_TOKENS = 1_500
+MAX_DIGITS = 1_000
 
 Node = tuple
 
-_FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arccot",
-        "sinh",
-        "cosh",
-        "tanh",
-        "coth",
-        "ln",
-        "exp",
-        "log",
-        "max",
-        "min",
-        "sgn",
-    ]
-)
+_LIST_FUNCTIONS = names("max min gcd lcm")  # of any number of arguments
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
-_DECORATED = frozenset(
-    [
-        "hat",
-        "bar",
-        "vec",
-        "dot",
-        "ddot",
-        "tilde",
-        "overline",
-        "overrightarrow",
-        "mathcal",
-        "mathbb",
-        "mathfrak",
-        "mathscr",
-        "widehat",
-        "widetilde",
-        "underline",
-    ]
+_DECORATED = names(
+    "hat bar vec dot ddot tilde overline overrightarrow mathcal mathbb mathfrak mathscr widehat widetilde underline"
 )
-_SYMBOLS = frozenset(
-    [
-        "alpha",
-        "beta",
-        "gamma",
-        "delta",
-        "epsilon",
-        "zeta",
-        "eta",
-        "theta",
-        "iota",
-        "kappa",
-        "lambda",
-        "mu",
-        "nu",
-        "xi",
-        "rho",
-        "sigma",
-        "tau",
-        "upsilon",
-        "phi",
-        "chi",
-        "psi",
-        "omega",
-        "vartheta",
-        "Gamma",
-        "Delta",
-        "Theta",
-        "Lambda",
-        "Xi",
-        "Pi",
-        "Sigma",
-        "Upsilon",
-        "Phi",
-        "Psi",
-        "Omega",
-        "hbar",
-        "ell",
-        "Re",
-        "Im",
-        "nabla",
-        "partial",
-        "odot",
-        "oplus",
-        "star",
-        "mho",
-        "vartheta",
-        "varrho",
-    ]
+_SYMBOLS = (*GREEK, *names("vartheta varrho Upsilon hbar ell Re Im nabla partial odot oplus star mho"))
+_TOKEN = re.compile(
+    rf"\s*(?:(?P<repeat>\d*\.\d*\\(?:overline|dot|bar)\s*\{{\d{{1,60}}\}})|(?P<num>\d+(?:\.\d*)?|\.\d+)|(?P<text>{TEXT}[^{END}]*{END})"
+    r"|(?P<cmd>\\[a-zA-Z]+)|(?P<letter>[a-zA-Z])|(?P<op>[-+*/^_!|()\[\]{}',]))"
 )
 _DIFFERENTIAL = re.compile(
     r"\s*d\s*(?:\^\{\d\}\s*)?(?:[a-zA-Z]|\\[a-zA-Z]+)\s*(?:_\{[^{}]*\}|\([a-z]\))?\s*(?:\^\{\d\}\s*)?$"
 )
+
+
+class Unreadable(Exception):
+    """The text is not an expression that this reader knows."""
 
 
 def read(text: str, tight: bool = True) -> tuple[Node, bool]:
@@ -133,7 +54,7 @@ def read(text: str, tight: bool = True) -> tuple[Node, bool]:
 class _Parser:
     def __init__(self, text: str, tight: bool):
         self.text, self.tight = text, tight
-        self.tokens = tokens(text)
+        self.tokens = _tokens(text)
         self.index = -1
         self.kind: Any = None  # of the token at hand, None at the end
         self.value: Any = None
@@ -256,7 +177,7 @@ class _Parser:
 
     def _number(self) -> Node:
         text = self._advance()
-        value = number_value(text)
+        value = _number_value(text)
         if text.isdigit() and self.value == "\\frac" and (part := self._proper_fraction()):
             return ("num", value + part)
         return ("num", value)
@@ -310,7 +231,7 @@ class _Parser:
 
     def _function_name(self) -> str | None:
         name = self.value[1:] if self.kind == "cmd" else ""
-        return name if name in _FUNCTIONS or name == "lg" else None
+        return name if name in FUNCTIONS else None
 
     def _command(self, name: str) -> Node:
         if self._function_name():
@@ -362,7 +283,7 @@ class _Parser:
                 power = self._group()
         if power == ("neg", ("num", Fraction(1))) and name in _INVERSE:
             name, power = _INVERSE[name], None
-        if name in ("max", "min"):
+        if name in _LIST_FUNCTIONS:
             node: Node = ("call", name, self._arguments())
         else:
             argument = self._argument()
@@ -391,3 +312,38 @@ class _Parser:
             nodes.append(self.expression())
         self._expect(close)
         return tuple(nodes)
+
+
+def _tokens(text: str) -> list[tuple[str, str, int]]:
+    """(kind, value, end position) of each token."""
+    found, position = [], 0
+    text = text.rstrip()
+    while position < len(text):
+        match = _TOKEN.match(text, position)
+        if match is None:
+            raise Unreadable(f"unknown sign {text[position : position + 10]!r}")
+        kind = str(match.lastgroup)
+        found.append((kind, match.group(kind), match.end()))
+        position = match.end()
+        if len(found) > MAX_TOKENS:
+            raise Unreadable("too long")
+    return found
+
+
+def _number_value(text: str) -> Fraction:
+    """12, 0.5, .5, 5. or 0.1\\overline{6}."""
+    if len(text) > MAX_DIGITS:
+        raise Unreadable("a number of too many digits")
+    if "\\" in text:
+        return _repeating(text)
+    return Fraction("0" + text if text.startswith(".") else text.rstrip("."))
+
+
+def _repeating(text: str) -> Fraction:
+    """0.1\\overline{6} -> 1/6."""
+    whole, rest = text.split(".", 1)
+    match = re.fullmatch(r"(\d*)\\[a-z]+\s*\{(\d+)\}", rest)
+    assert match is not None, text  # the token's pattern says so
+    fixed, period = match.groups()
+    head = Fraction(int((whole + fixed) or "0"), 10 ** len(fixed))
+    return head + Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))

@@ -10,20 +10,26 @@ MAX_SPANS = 64  # boxes and markers that are looked at, from the end
 MAX_NESTED_BOXES = 5
 MAX_GAP = 60  # characters between two boxes that can belong to one list
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![a-zA-Z])[ \t\n]{0,16}")
+_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])[ \t\n]{0,16}")
 _BARE_BOX = re.compile(r"-?(?:\\[a-zA-Z]{1,20}|[0-9A-Za-z.]{1,40})")
 _GAP = re.compile(
-    r"(?:[\s$,;&.]|\\(?:quad|qquad|,|;|:|!|\\|\[|\]|\(|\)| )|\\(?:text|mathrm|mbox)\{|\}|\b(?:and|or)\b){0,60}"
+    r"(?:[\s$,;&.]|\\(?:quad|qquad|,|;|:|!|\\|\[|\]|\(|\)| )|\\(?:text|mathrm|mbox)\{|\}|\b(?:and|or)\b"
+    r"|\b[a-zA-Z](?:_\w)?\s{0,2}=){0,60}"
 )
 _MARKER = re.compile(
-    r"(?:final\s{1,4}answer\s{1,4}is|answer\s{1,4}is|(?<![a-z])answer\s{0,4}\**\s{0,4}[:：=]\**"
+    r"(?:final\s{1,4}answer\s{1,4}is|answers?\s{1,4}(?:is|are)|(?<![a-z])answer\s{0,4}\**\s{0,4}[:：=]\**"
     r"|final\s{1,4}answer\**(?=\s{0,4}\n)|####|答案\s{0,4}[是为：:])",
     re.IGNORECASE,
 )
-_MATH = re.compile(r"\$\$([^$]{1,2000})\$\$|\$([^$]{1,2000})\$|\\\[([^\n]{1,2000}?)\\\]|\\\(([^\n]{1,2000}?)\\\)")
+_INSIDE = r"(?:[^$\\]|\\[^\n]){1,2000}"  # \$ does not end a formula
+_MATH = re.compile(
+    rf"(?<!\\)\$\$({_INSIDE})\$\$|(?<!\\)\$({_INSIDE})\$|"
+    r"\\\[([^\n]{1,2000}?)\\\]|\\\(([^\n]{1,2000}?)\\\)"
+)
 _NUMBER = re.compile(r"(?<![a-zA-Z_])[-−]?(?:\d{1,3}(?:,\d{3})+|\d{1,400})?(?:\.\d{1,400})?(?:/\d{1,400})?%?")
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|[。\n]")
 _NUMBER_THEN_WORDS = re.compile(r"(\\?\$?-?\d[\d,]{0,40}(?:\.\d{1,40})?(?:/\d{1,40})?\\?%?)\s+(?!and\b|or\b)[a-zA-Z(]")
+_LETTER_THEN_WORDS = re.compile(r"\(?([A-J])\)?[.,:]?\s+(?:because|since|as)\b")
 
 
 @dataclass(frozen=True)
@@ -151,14 +157,21 @@ def _first_statement(line: str) -> str:
         return line.replace("$", "").rstrip(". ")
     if end := _SENTENCE_END.search(line):
         line = line[: end.start()]
-    if number := _NUMBER_THEN_WORDS.match(line):
-        return number.group(1)
+    if found := _NUMBER_THEN_WORDS.match(line) or _LETTER_THEN_WORDS.match(line):
+        return found.group(1)
     return line.strip(" *$.")
 
 
 def _last_math(text: str) -> str:
+    """The last formula, or the last ones as a list where only "and" or a comma is between them."""
     spans = list(_MATH.finditer(text))
-    return next((group for group in spans[-1].groups() if group), "").strip() if spans else ""
+    last = spans[-1:]
+    for span in reversed(spans[:-1]):
+        gap = text[span.end() : last[0].start()]
+        if not 0 < len(gap.strip()) <= MAX_GAP or not _GAP.fullmatch(gap) or "." in gap or len(last) > MAX_SPANS:
+            break
+        last.insert(0, span)
+    return ", ".join(next(group for group in span.groups() if group).strip() for span in last)
 
 
 def _last_number(text: str) -> str:

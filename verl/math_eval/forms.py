@@ -1,25 +1,44 @@
 """What kind of thing a normalized answer is: a choice, words, a name in front of "="."""
 
 import re
+from dataclasses import dataclass
 
-from verl.math_eval.normalize import END, TEXT
-from verl.math_eval.structure import Bracketed, bracketed
+from verl.math_eval.expression import Unreadable, read
+from verl.math_eval.normalize import END, QUOTES, TEXT, names
+from verl.math_eval.structure import Bracketed, bracketed, split_relation
+from verl.math_eval.values import symbols
 
 _LETTER = re.compile(
     rf"(?:[{TEXT}\s]*(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s)?[{END}{TEXT}(\[\s]*([A-J])[{END})\]\s]*(?:[.:][{END}\s]*)?"
 )
 _LETTER_AND_VALUE = re.compile(rf"{TEXT}?\s*(?:\(\s*([A-J])\s*\)|([A-J])\s*[.:)])\s*{END}?\s*(\S.*)", re.DOTALL)
 _LETTERS = re.compile(r"[A-J]{2,10}")
+_NUMBER_WORDS = {
+    word: value
+    for value, word in enumerate(
+        names(
+            "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
+            "seventeen eighteen nineteen twenty"
+        )
+    )
+} | {word: 10 * tens for tens, word in enumerate(names("thirty forty fifty sixty seventy eighty ninety"), 3)}
+_SYNONYMS = {"dne": "doe not exist"}  # as ``words`` spells them
+_WORDS_FOR_SYMBOLS = {
+    **dict.fromkeys(["no solution", "empty set"], "\\emptyset"),
+    **dict.fromkeys(["all real number", "all real"], "\\mathbb{R}"),
+}
+_BIG_OPERATOR = re.compile(r"\\(?:lim|sum|prod|int|iint|oint)(?![a-zA-Z])")
 _NOT_WORDS = re.compile(r"[\\=<>^_{}+*/|\[\]]")
 _WORDS = re.compile(r"[^\W\d_][\w\s.'’:,!?&()-]*")
 _SYMBOL = rf"(?:\\?[a-zA-Z]+|\\(?:hat|bar|vec|overline|dot|widehat)\{{[^{{}}]*\}}|{TEXT}[^{END}]*{END})"
 _NAME = re.compile(
     rf"(?:m\s*)?(?:\\(?:angle|triangle|Delta)\s*)?{_SYMBOL}(?:\s*(?:_\{{[^{{}}]*\}}|_\\[a-zA-Z]+|'|\^\{{'+\}}|[A-Z]|{TEXT}[^{END}]*{END}))*"
-    r"\s*(?:\(\s*[a-zA-Z0-9,\s\\]*\))?"
+    r"\s*(?:\(\s*[a-zA-Z0-9,\s\\]*\))?|(?:[PE]|\\Pr)\s*[(\[][^()\[\]]*[)\]]|\|\s*[A-Z]{2}\s*\||\[[A-Z]{3,6}\]"
 )
 _NAMES = re.compile(
     r"(?:[(\[]|\\\{|\\langle)?\s*(?:\\?[a-zA-Z]+(?:_\{\w+\})?)(?:\s*,\s*\\?[a-zA-Z]+(?:_\{\w+\})?)+\s*(?:[)\]]|\\\}|\\rangle)?"
 )
+_DOMAIN = re.compile(r"(.+?)\s*[,;(]\s*([a-zA-Z])\s*\\in\s*\\mathbb\{([A-Z])\}\s*\)?", re.DOTALL)
 _FUNCTION = re.compile(r"\s*(\\?[a-zA-Z]+(?:_\{\w+\})?)\s*\(\s*([a-zA-Z])\s*\)\s*")
 
 
@@ -46,15 +65,40 @@ def choice_with_value(text: str) -> tuple[str, str] | None:
 
 
 def words(text: str) -> str | None:
-    """A text answer in one spelling: lower case, no articles, no plural s, no punctuation; None for formulas."""
-    plain = text.replace(TEXT, "").replace(END, "").strip()
+    """A text answer in one spelling: lower case, no articles, no plural s, no punctuation, the parts of "a and b" in
+    order; None for formulas.
+    """
+    plain = text.replace(TEXT, "").replace(END, "").strip(f" {QUOTES}")
     if _NOT_WORDS.search(plain) or not re.search(r"[^\W\d_]{2}", plain) or not _WORDS.fullmatch(plain):
         return None
     if TEXT not in text and ("," in plain or "(" in plain or any(c.isdigit() for c in plain)):
         return None
-    found = re.findall(r"\w+", plain.casefold())
+    parts = sorted(_plain_words(part) for part in re.split(r",?\s+and\s+|[,&]", plain.casefold()))
+    spelling = ", ".join(part for part in parts if part)
+    return _SYNONYMS.get(spelling, spelling)
+
+
+def _plain_words(text: str) -> str:
+    found = re.findall(r"\w+", text.replace("-", ""))
     found = [w for w in found if w not in ("the", "a", "an")] or found
     return " ".join(w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in found)
+
+
+def number_word(text: str) -> int | None:
+    """5 of "five" and 25 of "twenty-five"; None for other words."""
+    tens, _, ones = text.replace(TEXT, "").replace(END, "").strip().casefold().partition("-")
+    value = _NUMBER_WORDS.get(tens)
+    if value is None or not ones:
+        return value
+    unit = _NUMBER_WORDS.get(ones, 0)
+    return value + unit if value >= 20 and 0 < unit < 10 else None
+
+
+def in_symbols(text: str) -> str:
+    """The formula of words that stand for one (five, no solution, all real numbers); other answers as they are."""
+    if (value := number_word(text)) is not None:
+        return str(value)
+    return _WORDS_FOR_SYMBOLS.get(words(text) or "", text)
 
 
 def is_name(text: str) -> bool:
@@ -62,10 +106,58 @@ def is_name(text: str) -> bool:
     return bool(_NAME.fullmatch(text) or _NAMES.fullmatch(text))
 
 
-def names_of(items: list[str]) -> list[str]:
-    """The names of "a = 2", "b = 3": one per item that has one."""
+def is_asked_for(text: str) -> bool:
+    """a + b, \\sin\\theta, \\sum_k k: what a problem can ask the value of, where that is no name.
+
+    Not 2x or x^2: their values are steps on the way to x.
+    """
+    if _BIG_OPERATOR.match(text):
+        return True
+    try:
+        tree, _ = read(text)
+    except Unreadable:
+        return False
+    return len(symbols(tree)) > 1 or (tree[0] == "call" and tree[1] not in ("log", "ln", "exp") and bool(symbols(tree)))
+
+
+def names_of(items: list[str]) -> set[str]:
+    """The different names of "a = 2", "b = 3"; x_1 and x_2 count as one name, because their order is free."""
     heads = [item.split("=", 1)[0].strip() for item in items if "=" in item]
-    return [head for head in heads if is_name(head)]
+    return {re.sub(r"_\{?\d+\}?$", "", head) for head in heads if is_name(head)}
+
+
+def sorted_by_name(items: list[str]) -> list[str]:
+    """b = 3, a = 2 in the order of a tuple (a, b), where every item has a name of its own; other lists as they are."""
+    return (
+        sorted(items, key=lambda item: item.split("=", 1)[0].strip()) if len(names_of(items)) == len(items) else items
+    )
+
+
+def split_names(text: str) -> list[str] | None:
+    """["x = 1", "y = 2"] for (x, y) = (1, 2)."""
+    members, signs = split_relation(text)
+    names, values = (bracketed(m) for m in (members[0], members[-1]))
+    if signs != ["="] or names is None or values is None or len(names.items) != len(values.items):
+        return None
+    return [f"{name}={value}" for name, value in zip(names.items, values.items, strict=True) if is_name(name)]
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The clause "k \\in \\mathbb{Z}" about a parameter."""
+
+    parameter: str
+    numbers: str
+
+    def rename(self, text: str, other: "Domain") -> str:
+        """``text`` with the other's parameter in place of this one."""
+        return re.sub(rf"(?<![a-zA-Z\\]){self.parameter}(?![a-zA-Z])", other.parameter, text)
+
+
+def split_domain(text: str) -> tuple[str, Domain | None]:
+    """("x = 2k\\pi", its domain) for "x = 2k\\pi, k \\in \\mathbb{Z}"."""
+    match = _DOMAIN.fullmatch(text)
+    return (match[1].strip(), Domain(match[2], match[3])) if match else (text, None)
 
 
 def is_set(found: Bracketed | None) -> bool:

@@ -104,12 +104,16 @@ class TransformersBackend:
         self.context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
 
     def stop_ids(self, stop_texts: Sequence[str]) -> tuple[frozenset[int], tuple[str, ...]]:
-        """(ids that end a response, stop texts that are not one token). The model's own eos ids always count."""
+        """(ids that end a response, stop texts that are no token of their own). The model's eos ids always count.
+
+        An ordinary text is looked for in the text, even if one token spells it: "!" may also arrive inside "!!".
+        """
         ids, texts = set(), []
+        special = zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
+        own_tokens = {**self.tokenizer.get_added_vocab(), **dict(special)}
         for text in stop_texts:
-            encoded = self.tokenizer(text, add_special_tokens=False)["input_ids"]
-            if len(encoded) == 1:
-                ids.add(encoded[0])
+            if text in own_tokens:
+                ids.add(own_tokens[text])
             else:
                 texts.append(text)
         own = [self.tokenizer.eos_token_id, self.model.generation_config.eos_token_id]
@@ -247,7 +251,9 @@ class _Batch:
     def _choose(self, logits: torch.Tensor, step: int) -> torch.Tensor:
         """logits (rows, vocabulary) -> token ids (rows,)."""
         if self.uniform is None:
-            return logits.argmax(-1)
+            best, ids = logits.max(-1)
+            check_finite(best)  # the largest of numbers with a NaN among them is NaN
+            return ids
         probs = torch.softmax(logits.float() / self.sampling.temperature, dim=-1)
         return inverse_cdf(probs, self.uniform[self.rows, step], self.sampling.top_p)
 
@@ -298,9 +304,14 @@ def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor, top_p: float = 1.0) 
         outside = ordered.cumsum(-1) - ordered >= top_p  # the first token is always inside
         probs = torch.zeros_like(probs).scatter(-1, order, ordered.masked_fill(outside, 0.0))
     cdf = probs.cumsum(-1, dtype=torch.float64)
-    if not torch.isfinite(cdf[:, -1]).all():
+    check_finite(cdf[:, -1])
+    target = uniform.to(cdf)[:, None] * cdf[:, -1:]
+    return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp(max=probs.shape[-1] - 1)
+
+
+def check_finite(values: torch.Tensor) -> None:
+    """Raises ValueError for a model whose next token is undefined."""
+    if not torch.isfinite(values).all():
         raise ValueError(
             "the model gives logits that are not finite: its weights are broken, or the dtype is too small"
         )
-    target = uniform.to(cdf)[:, None] * cdf[:, -1:]
-    return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp(max=probs.shape[-1] - 1)

@@ -14,7 +14,7 @@ from verl.math_eval.compare import NeedsSymbolic, Verdict, answer_key, compare
 from verl.math_eval.extraction import extract
 from verl.math_eval.workers import SymbolicPool, TimedOut, WorkerDied, shared_pool
 
-GRADER_VERSION = "1"  # raise it with every change that can change a grade: stored samples are then graded again
+GRADER_VERSION = "2"  # raise it with every change that can change a grade: stored samples are then graded again
 MODES = ("lenient", "strict")
 SECONDS = 5.0  # for all symbolic questions of one grade
 

@@ -34,7 +34,8 @@ TEMPLATE_FIELDS = ("kind", "template", "template_kwargs", "stop")  # what of a p
 class EvalOptions:
     """What to ask and how to sample; the command line's options under the same names.
 
-    num_test_sample: problems per benchmark, the first ones; -1 is all. benchmark_dir: local copies instead of the hub.
+    start, end, num_test_sample: of each benchmark, the problems from ``start`` up to but without ``end``, and of these
+        the first ones; -1 is no limit. benchmark_dir: local copies instead of the hub.
     question_key, answer_key: columns of the user's own files; dots reach into structures (``extra_info.question``).
     extraction: "strict" takes answers from a box or after a marker only, "lenient" also the last formula or number.
     """
@@ -47,6 +48,8 @@ class EvalOptions:
     max_tokens_per_call: int = 4096
     seed: int = 0
     num_test_sample: int = -1
+    start: int = 0
+    end: int = -1
     benchmark_dir: str | None = None
     question_key: str = "question"
     answer_key: str = "answer"
@@ -56,6 +59,11 @@ class EvalOptions:
     def samples_per_problem(self) -> int:
         """n_sampling, but 1 under greedy decoding, where more samples are copies."""
         return 1 if self.temperature == 0 else self.n_sampling
+
+    def chosen(self, problems: list[Problem]) -> list[Problem]:
+        """The part of a benchmark that is asked; a problem keeps its id and its seeds in every part."""
+        part = problems[self.start : None if self.end == -1 else self.end]
+        return part if self.num_test_sample == -1 else part[: self.num_test_sample]
 
     @property
     def sampling(self) -> Sampling:
@@ -91,7 +99,11 @@ def evaluate(
     backend = model if isinstance(model, TransformersBackend) else TransformersBackend(str(model))
     chosen = choose_format(options.prompt_type, backend.folder, backend.tokenizer)
     evaluation = Evaluation(
-        label or _name(backend.source), Path(output_dir), options, chosen.format.name, _warnings(chosen, options)
+        label or _name(backend.source),
+        Path(output_dir),
+        options,
+        chosen.format.name,
+        (*_warnings(chosen, options), *_partial(sources, problems, options)),
     )
     _announce(backend, chosen, problems[0][0], evaluation)
     fingerprint = model_fingerprint(backend.folder, getattr(backend.config, "_commit_hash", None))
@@ -110,6 +122,10 @@ def check_inputs(options: EvalOptions) -> tuple[list[Source], list[list[Problem]
         raise ValueError(f"expected n_sampling >= 1, found {options.n_sampling}")
     if options.num_test_sample == 0 or options.num_test_sample < -1:
         raise ValueError(f"expected num_test_sample >= 1, or -1 for all, found {options.num_test_sample}")
+    if options.start < 0 or options.end < -1 or 0 <= options.end <= options.start:
+        raise ValueError(
+            f"expected 0 <= start < end, or end -1 for all, found start {options.start}, end {options.end}"
+        )
     if options.extraction not in MODES:
         raise ValueError(f"expected extraction out of {', '.join(MODES)}, found {options.extraction!r}")
     _ = options.sampling
@@ -120,7 +136,11 @@ def check_inputs(options: EvalOptions) -> tuple[list[Source], list[list[Problem]
     names = [s.name for s in sources]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"expected different benchmarks, found {', '.join(twice)} more than once")
-    return sources, [load_problems(source) for source in sources]
+    problems = [load_problems(source) for source in sources]
+    for source, found in zip(sources, problems, strict=True):
+        if not options.chosen(found):
+            raise ValueError(f"expected start < {len(found)}, the problems of {source.name}, found {options.start}")
+    return sources, problems
 
 
 def model_fingerprint(folder: str, commit: str | None = None) -> str:
@@ -153,6 +173,14 @@ def _warnings(chosen: ChosenFormat, options: EvalOptions) -> tuple[str, ...]:
     return tuple(warnings)
 
 
+def _partial(sources: list[Source], problems: list[list[Problem]], options: EvalOptions) -> list[str]:
+    """A line per benchmark that is not asked in full: its score is not the benchmark's."""
+    asked = [
+        (source.name, len(options.chosen(found)), len(found)) for source, found in zip(sources, problems, strict=True)
+    ]
+    return [f"{name}: {few} of {all_} problems, from number {options.start}" for name, few, all_ in asked if few < all_]
+
+
 def _announce(backend: TransformersBackend, chosen: ChosenFormat, first: Problem, evaluation: Evaluation) -> None:
     ids = chosen.format.encode(first.question, backend.tokenizer)
     print(f"model: {backend.folder} ({backend.device}, {backend.dtype})")
@@ -177,8 +205,7 @@ class _BenchmarkRun:
         self.backend, self.format, self.source = backend, chosen.format, source
         self.evaluation, self.options = evaluation, evaluation.options
         self.all_problems = problems
-        limit = self.options.num_test_sample
-        self.problems = problems[:limit] if limit > 0 else problems
+        self.problems = self.options.chosen(problems)
         self.folder = evaluation.folder / source.name
         self.golds = {p.id: p.gold for p in self.problems}
         self.prompts = {p.id: tuple(self.format.encode(p.question, backend.tokenizer)) for p in self.problems}

@@ -10,51 +10,21 @@ import unicodedata
 TEXT, END = "\ue000", "\ue001"  # private-use characters around what stood in \text{...}
 MAX_LENGTH = 4_000
 
+
+def names(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+-ni", strict=True))
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
-_GREEK = dict(
-    zip(
-        "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ",
-        [
-            "alpha",
-            "beta",
-            "gamma",
-            "delta",
-            "epsilon",
-            "zeta",
-            "eta",
-            "theta",
-            "iota",
-            "kappa",
-            "lambda",
-            "mu",
-            "nu",
-            "xi",
-            "pi",
-            "rho",
-            "sigma",
-            "tau",
-            "upsilon",
-            "phi",
-            "chi",
-            "psi",
-            "omega",
-            "Gamma",
-            "Delta",
-            "Theta",
-            "Lambda",
-            "Xi",
-            "Pi",
-            "Sigma",
-            "Phi",
-            "Psi",
-            "Omega",
-        ],
-        strict=True,
-    )
+_ROOTS = {"√": "", "∛": "[3]", "∜": "[4]"}
+_GREEK_LETTERS = "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ"
+GREEK = names(
+    "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
+    "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 )
 _CHARACTERS = {
-    **{c: f"\\{name} " for c, name in _GREEK.items()},
+    **{c: f"\\{name} " for c, name in zip(_GREEK_LETTERS, GREEK, strict=True)},
     **dict.fromkeys("−–—‐‑﹣－", "-"),
     **dict.fromkeys("×✕", "\\times "),
     **dict.fromkeys("·⋅∙•", "\\cdot "),
@@ -63,7 +33,7 @@ _CHARACTERS = {
     "÷": "/", "⁄": "/", "∞": "\\infty ", "≤": "\\leq ", "⩽": "\\leq ", "≥": "\\geq ", "⩾": "\\geq ",
     "≠": "\\ne ", "≈": "\\approx ",
     "±": "\\pm ", "∓": "\\mp ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ",
-    "°": "^\\circ ", "。": ".",
+    "°": "^\\circ ", "。": ".", "¢": "\\text{ cents}", "℃": "^\\circ C", "℉": "^\\circ F",
     "⟨": "\\langle ", "⟩": "\\rangle ", "〈": "\\langle ", "〉": "\\rangle ", "ℝ": "\\mathbb{R}",
     "∣": "|", "\u00a0": " ",
     "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ",
@@ -84,101 +54,109 @@ _RENAMED = {
     "neq": "ne", "lt": "<", "gt": ">", "varnothing": "emptyset", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[",
     "rbrack": "]", "ast": "*", "times": "*", "cdot": "*", "div": "/", "colon": ":", "ratio": ":", "degree": "^\\circ ",
     "simeq": "approx", "tg": "tan", "arctg": "arctan", "ctg": "cot", "varphi": "phi", "varepsilon": "epsilon",
-    "infin": "infty", "prime": "'",
+    "infin": "infty", "prime": "'", "surd": "sqrt", "imath": "i", "jmath": "j", "smallsetminus": "setminus",
     "iff": "=", "to": "=", "dotsc": "ldots", "dots": "ldots", "cdots": "ldots",
 }  # fmt: skip
-_WRAPPERS = frozenset(
-    ["mathbf", "mathit", "mathsf", "mathtt", "boldsymbol", "bm", "pmb", "boxed", "fbox", "ensuremath", "overset"]
-)
-_TEXTS = frozenset(
-    [
-        "text",
-        "textbf",
-        "textit",
-        "textrm",
-        "textsf",
-        "texttt",
-        "textnormal",
-        "textup",
-        "mbox",
-        "hbox",
-        "mathrm",
-        "operatorname",
-        "mathop",
-    ]
-)
-FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "arcsin",
-        "arccos",
-        "arctan",
-        "arccot",
-        "sinh",
-        "cosh",
-        "tanh",
-        "coth",
-        "log",
-        "ln",
-        "exp",
-        "lg",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "det",
-        "sgn",
-    ]
+_WRAPPERS = names("mathbf mathit mathsf mathtt boldsymbol bm pmb boxed fbox framebox ensuremath overset")
+_TEXTS = names("text textbf textit textrm textsf texttt textnormal textup mbox hbox mathrm operatorname mathop")
+# What may be typed without a backslash, or in \operatorname; ``expression`` reads all of them.
+FUNCTIONS = names(
+    "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln exp lg cis max min gcd lcm sgn"
 )
 
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?[ \t\n]*|\\(.)", re.DOTALL)
 _THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,?\\[!,;:]|\\ |(?<=\d),\s?\\!)(?=\d{3}(?!\d))")
-_PLAIN_SQRT = re.compile(r"√\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[a-zA-Z]|\\[a-zA-Z]+))")
+_BRACED_SIGN = re.compile(r"(?<![\\^_])\{\s*([=<>+:;,-])\s*\}")
+_PLAIN_ROOT = re.compile(r"([√∛∜])\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[a-zA-Z]|\\[a-zA-Z]+))")
 _WORD_CALL = re.compile(
     r"(?<![\\a-zA-Z])(?:np\.|math\.|numpy\.)?(sqrt|pi|inf|infinity|e(?=\*\*)|[a-z]{2,6})(?![a-zA-Z])", re.IGNORECASE
 )
-_MODULUS = re.compile(r"\(?\s*\\(?:pmod|bmod|mod)\s*(?:\{[^{}]*\}|\d+|[a-zA-Z])\s*\)?\s*$")
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}")
 _OVER = re.compile(r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}")
 _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,6})(?![\d.a-zA-Z])")
-_MONEY = re.compile(r"\\\$\s*(-?\d+(?:,\d{3})*(?:\.\d+)?)(?!\s*[\w{^\\])")
-_CURRENCY = re.compile(r"\\\$|[€£]")
-_TYPED_RELATIONS = ((">=", "\\geq "), ("<=", "\\leq "), ("=<", "\\leq "), (" !=", "\\ne "), ("≠", "\\ne "))
+_DOTS = re.compile(r"(?<![\d.])(\d*\.)(\d{2,60})\s*(?:\.{3}|\\(?:ldots|dots|cdots)(?![a-zA-Z]))")
+_REPEATED = re.compile(r"(\d*?)(\d\d?)\2+|()(\d+?)\4+")  # not 2.718281828...
+_MONEY = re.compile(r"\\\$\s*(-?\d+(?:,\d{3})*(?:\.\d+)?)(?!\s*[\w{^\\]|[.,]\d)")
+_CURRENCY = re.compile(
+    r"\\\$|[€£¥₹]|\\(?:pounds|euro|yen)(?![a-zA-Z])|(?:\b(?:USD|EUR|GBP)|(?:\\text\{\s*)?\bRs\.?\s*\}?)(?=\s*\d)"
+    r"|(?<=\d)\s*(?:USD|EUR|GBP)\b"
+)
+_ROWS = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered|split)\}(.*?)\\end\{\1\}", re.DOTALL)
+_ROW_END = re.compile(r"\\\\(?:\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\])?")
+_CHOICE_OF = re.compile(r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}")
+_DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))")
+_DEGREE_SCALE = re.compile(rf"{_DEGREE.pattern}[\s{TEXT}]*([Cc]elsius|[Ff]ahrenheit|[CF])(?![a-zA-Z])\s*{END}?")
+_TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis)(?![a-zA-Z])")
+_TYPED_RELATIONS = ((">=", "\\geq "), ("<=", "\\leq "), ("=<", "\\leq "), (" !=", "\\ne "), ("+/-", "\\pm "))
 _EDGE = " \t\n.,;:。、"
+QUOTES = "\"'`“”‘"
 
 
 def normalize(answer: str) -> str:
     """The one spelling of an answer. Never raises; over-long text is cut, and then equals nothing but itself."""
     text = _characters(answer[: MAX_LENGTH + 1])
-    text = _THOUSANDS.sub("", text)
-    text = _MONEY.sub(rf"\1{TEXT}dollars{END}", text)
-    text = _CURRENCY.sub("", text)
-    text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", "*", text)
-    text = re.sub(r"(?<![\d.])(\d+) +(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}", text)  # 3 1/2
+    text = _numbers(text)
     for sign, command in _TYPED_RELATIONS:
         text = text.replace(sign, command)
+    text = _one_line(text)
     text = re.sub(r"\$+|\\[()]|(?<!\\)\\\[|(?<!\\)\\\]", " ", text)
     text = _commands(text)
-    text = _MODULUS.sub("", text) if not re.fullmatch(r"\s*-?\d+\s*\\b?mod.*", text) else text
     text = re.sub(r"\\\{\s*\\\}", r"\\emptyset ", text)
+    text = _CHOICE_OF.sub(r"\\\1(\2)", text)
+    text = _fractions(text)
+    text = _degrees(text)
+    text = re.sub(r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", text)
+    text = _exponents(text)
+    text = re.sub(r"\s+", " ", text)
+    return _strip_edges(text)
+
+
+def _numbers(text: str) -> str:
+    """1{,}234, \\$5, 3 1/2, 2 x 10^3, 0.333... as ``expression`` reads them."""
+    text = _THOUSANDS.sub("", text)
+    text = _BRACED_SIGN.sub(r"\1", text)
+    text = _MONEY.sub(rf"\1{TEXT}dollars{END}", text)
+    text = _CURRENCY.sub("", text)
+    text = _DOTS.sub(_without_end, text).replace("...", "\\ldots ")
+    text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", "*", text)
+    return re.sub(r"(?<![\d.])(\d+) +(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}", text)
+
+
+def _without_end(match: re.Match[str]) -> str:
+    """0.333... repeats its last digits for ever; other decimals with dots are cut off there."""
+    head, digits = match.groups()
+    repeated = _REPEATED.fullmatch(digits)
+    if repeated is None or len(digits) < 3:
+        return head + digits
+    return f"{head}{repeated[1] or ''}\\overline{{{repeated[2] or repeated[4]}}}"
+
+
+def _one_line(text: str) -> str:
+    """Rows of equations as a list, and rows of a matrix without their spacing."""
+    if "\\\\" not in text and "&" not in text and "\\begin" not in text:
+        return text
+    text = _ROWS.sub(lambda m: _ROW_END.sub(", ", m.group(2).strip().removesuffix("\\\\")).replace("&", ""), text)
+    text = re.sub(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|ex|em|mm|cm)\s*\]", r"\\\\", text)
+    return text if "\\begin" in text else re.sub(r"(?<!\\)&", "", text)
+
+
+def _fractions(text: str) -> str:
+    """\\frac12, {a \\over b} and {n \\choose k} with braces around every argument."""
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _explicit_arguments(text)
     text = _OVER.sub(r"\\frac{\1}{\2}", text)
     if "\\over" in text:
         text = re.sub(r"^([^{}]*)\\over(?![a-z])([^{}]*)$", r"\\frac{\1}{\2}", text)
-    text = _degrees(text)
+    return text
+
+
+def _exponents(text: str) -> str:
+    """Braces around every exponent and index; 1e5 as a power of ten."""
     text = text.replace("**", "^")
     text = re.sub(r"\^\s*(-?\d+)", r"^{\1}", text)
     text = re.sub(r"([\^_])\s*(\\[a-zA-Z]+|[a-zA-Z'])", r"\1{\2}", text)
     text = re.sub(r"_\s*(\d+)", r"_{\1}", text)
-    text = _SCIENTIFIC.sub(r"\1*10^{\2}", text)
-    text = re.sub(r"\s+", " ", text)
-    return _strip_edges(text)
+    return _SCIENTIFIC.sub(r"\1*10^{\2}", text)
 
 
 def key(normalized: str) -> str:
@@ -207,7 +185,7 @@ def _characters(text: str) -> str:
             out.append("\\frac{{{}}}{{{}}}".format(*decomposed.split("\u2044")))
         else:
             out.append(decomposed)
-    return _PLAIN_SQRT.sub(lambda m: f"\\sqrt{{{m.group(1) or m.group(2) or m.group(3)}}}", "".join(out))
+    return _PLAIN_ROOT.sub(lambda m: f"\\sqrt{_ROOTS[m[1]]}{{{m[2] or m[3] or m[4]}}}", "".join(out))
 
 
 def _commands(text: str) -> str:
@@ -238,7 +216,7 @@ def _commands(text: str) -> str:
             _, position = braced(text, position)
         elif name in _RENAMED:
             new = _RENAMED[name]
-            out.append(f"\\{new} " if new.isalpha() else new)
+            out.append(f"\\{new} " if len(new) > 1 and new.isalpha() else new)
         else:
             out.append(
                 f"\\{name} " if text[position : position + 1].isalpha() or match.group().endswith(" ") else f"\\{name}"
@@ -248,11 +226,10 @@ def _commands(text: str) -> str:
 
 
 def _text_content(content: str) -> str:
+    if content.strip() in FUNCTIONS:
+        return f"\\{content.strip()} "
     content = _commands(content).replace("~", " ")
-    word = content.strip()
-    if word in FUNCTIONS:
-        return f"\\{word} "
-    return f"{TEXT}{content}{END}" if word else " "
+    return f"{TEXT}{content}{END}" if content.strip() else " "
 
 
 def _words(plain: str) -> str:
@@ -335,9 +312,12 @@ def _closing_parenthesis(text: str, start: int) -> int | None:
 
 def _degrees(text: str) -> str:
     """A degree sign is a unit, dropped after a number; inside a trigonometric function it is a factor."""
-    sign = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))\s*[CF]?(?![a-zA-Z])")
-    trigonometric = re.search(r"\\(?:sin|cos|tan|cot|sec|csc)(?![a-zA-Z])", text)
-    return sign.sub(lambda m: "\\frac{\\pi}{180}" if trigonometric else " ", text)
+    if "\\circ" not in text:
+        return text
+    if _TRIGONOMETRIC.search(text):
+        return _DEGREE.sub(r"\\frac{\\pi}{180}", text)
+    text = _DEGREE_SCALE.sub(lambda m: f"{TEXT}{'celsius' if m[1][0] in 'Cc' else 'fahrenheit'}{END}", text)
+    return _DEGREE.sub(" ", text)
 
 
 def _strip_edges(text: str) -> str:
@@ -345,6 +325,7 @@ def _strip_edges(text: str) -> str:
     for _ in range(20):
         before = text
         text = text.lstrip(_EDGE.replace(".", "") + "=").rstrip(_EDGE + "=")
+        text = text.strip(QUOTES) if text[:1] in QUOTES else text  # f' keeps its prime
         text = re.sub(r"^\.+(?!\d)", "", text)  # .5 keeps its point
         if text.startswith("\\approx"):
             text = text[len("\\approx") :]

@@ -38,13 +38,24 @@ def check_prompt_type(prompt_type: str) -> None:
 
 
 def stored_format(model_folder: str) -> PromptFormat | None:
-    """The format that training wrote into the checkpoint folder or its ``huggingface/``; None for other models."""
+    """The format that training wrote beside the weights, in a folder or on the hub; None for other models."""
     folder = Path(model_folder)
+    if not folder.is_dir():
+        return _hub_format(model_folder)
     places = [folder, folder.parent] if folder.name == "huggingface" else [folder]
     for place in places:
         if (place / FILE_NAME).is_file():
             return PromptFormat.load(place)
     return None
+
+
+def _hub_format(name: str) -> PromptFormat | None:
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return PromptFormat.load(Path(hf_hub_download(name, FILE_NAME)).parent)
+    except OSError:  # no such file there, or no way to the hub: the model itself then comes from the cache
+        return None
 
 
 def choose_format(prompt_type: str, model_folder: str, tokenizer) -> ChosenFormat:
@@ -57,6 +68,11 @@ def choose_format(prompt_type: str, model_folder: str, tokenizer) -> ChosenForma
     stop = [token for token in (tokenizer.eos_token, *_END_TOKENS, *(stored.stop if stored else ())) if token]
     stop = list(dict.fromkeys(token for token in stop if token in vocabulary or (stored and token in stored.stop)))
     template = None if prompt_type in (AUTO, CHAT) else prompt_type
+    if template is None and not isinstance(tokenizer.chat_template, str):
+        raise ValueError(
+            "expected a checkpoint with a prompt_format.json, or a tokenizer with one chat template; found neither. "
+            f"Give one with --prompt_type: a Jinja file, or one of {', '.join(sorted(NAMED_TEMPLATES))}."
+        )
     asked = resolve_prompt_format(template, tokenizer, stop=stop or None)
     if stored is None or replace(asked, stop=stored.stop).same_prompts_as(stored, tokenizer):
         return ChosenFormat(asked, stored, "")

@@ -75,7 +75,14 @@ class SampleStore:
             return
         lines = self.path.read_bytes().split(b"\n")
         torn = lines.pop()  # what follows the last line end: empty, unless the writer was killed inside a line
-        self._remember(json.loads(line) for line in lines if line)
+        for number, line in enumerate(lines, 1):
+            try:
+                self._remember([json.loads(line)] if line else [])
+            except (json.JSONDecodeError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"{self.path}, line {number}: expected a sample, found {line[:60]!r}. "
+                    "Delete the line, and its sample is drawn again."
+                ) from error
         if torn:
             self._write_atomically(self.path, "".join(_line(record) for record in self.records.values()))
 

@@ -11,13 +11,21 @@ _STEP = re.compile(r"\\begin\{[a-zA-Z]+\*?\}|\\end\{[a-zA-Z]+\*?\}|\\[a-zA-Z]+|\
 _OPEN = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"])
 _CLOSE = frozenset([")", "]", "}", "\\}", "\\rangle", "\\rfloor", "\\rceil"])
 _PARTNER = {"(": (")", "]"), "[": ("]", ")"), "\\{": ("\\}",), "\\langle": ("\\rangle",)}
-_AND = re.compile(rf"{TEXT}\s*,?\s*(?:and|or)\s*,?\s*{END}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])", re.IGNORECASE)
+AND_OR = re.compile(rf"{TEXT}\s*,?\s*(?:and|or)\s*,?\s*{END}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])", re.IGNORECASE)
+_AND = re.compile(AND_OR.pattern.replace("and|or", "and"), re.IGNORECASE)
 _WHERE = re.compile(
     rf"\s*,?\s*(?:{TEXT}\s*)?(?<![a-zA-Z])(?:where|for all|for any|for every|with)(?![a-zA-Z])", re.IGNORECASE
 )
 RELATIONS = ("=", "<", ">", "\\leq", "\\geq", "\\ne", "\\approx", "\\in", "\\equiv", "\\sim")
-_MATRIX = re.compile(r"\\begin\{([pbvBV]?matrix|array|smallmatrix)\}(?:\s*\{[lcr| ]*\})?(.*)\\end\{\1\}", re.DOTALL)
+_MATRIX = re.compile(
+    r"(?P<factor>[^&]*?)\s*\*?\s*(?P<open>[(\[]?)\s*\\begin\{(?P<name>[pbvBV]?matrix|array|smallmatrix)\}"
+    r"(?:\s*\{[lcr| ]*\})?(?P<cells>.*)\\end\{(?P=name)\}\s*[)\]]?\s*(?P<transposed>\^.*)?",
+    re.DOTALL,
+)
+_FACTOR = re.compile(r"-|-?[\w\\{}/*^() ]*[\w})]\s*")
+_TRANSPOSED = re.compile(rf"\s*\^\s*\{{\s*(?:{TEXT}\s*)?(?:T|\\top|\\intercal)\s*(?:{END}\s*)?\}}")
 _PLUS_MINUS = re.compile(r"\\(p|m)[mp](?![a-zA-Z])")
+FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
 MAX_ITEMS = 100
 
 
@@ -56,10 +64,16 @@ def split_top(text: str, separators: frozenset[str]) -> list[str]:
 
 def split_list(text: str) -> tuple[list[str], bool]:
     """(items of "a, b and c", whether ";" made their order count)."""
-    text = _AND.sub(",", text) if _AND.search(text) else text
+    text = AND_OR.sub(",", text) if AND_OR.search(text) else text
     ordered = len(split_top(text, frozenset(";"))) > 1
     items = [part.strip() for part in split_top(text, frozenset(",;"))]
     return [item for item in items if item], ordered
+
+
+def split_and(text: str) -> list[str]:
+    """The conditions of "a and b" or "a, b"; "a or b" is one."""
+    parts = split_top(_AND.sub(",", text), frozenset(",;"))
+    return [part.strip() for part in parts if part.strip()]
 
 
 def drop_where(text: str) -> str:
@@ -94,14 +108,54 @@ def split_relation(text: str) -> tuple[list[str], list[str]]:
     return members, signs
 
 
-def matrix(text: str) -> tuple[str, list[list[str]]] | None:
-    """(kind, rows of cells) of an answer that is one matrix."""
+@dataclass(frozen=True)
+class Matrix:
+    """kind: "matrix" or "determinant"; rows of cells."""
+
+    kind: str
+    rows: list[list[str]]
+
+    @property
+    def shape(self) -> list[int]:
+        """Cells per row."""
+        return [len(row) for row in self.rows]
+
+
+def matrix(text: str) -> Matrix | None:
+    """An answer that is one matrix, perhaps transposed or with a factor in front."""
     match = _MATRIX.fullmatch(text.strip())
-    if match is None or "\\begin" in match.group(2):
+    if match is None or "\\begin" in match["cells"] or "\\begin" in match["factor"]:
         return None
-    rows = [row for row in split_top(match.group(2), frozenset(["\\\\"])) if row.strip()]
-    kind = "determinant" if match.group(1) in ("vmatrix", "Vmatrix") else "matrix"
-    return kind, [[cell.strip() for cell in split_top(row, frozenset("&"))] for row in rows]
+    if match["transposed"] and not _TRANSPOSED.fullmatch(match["transposed"]):
+        return None
+    if match["factor"] and not _FACTOR.fullmatch(match["factor"]):
+        return None
+    lines = [line for line in split_top(match["cells"], frozenset(["\\\\"])) if line.strip()]
+    rows = [[cell.strip() for cell in split_top(line, frozenset("&"))] for line in lines]
+    if factor := match["factor"].strip():
+        rows = [[f"-({cell})" if factor == "-" else f"({factor})*({cell})" for cell in row] for row in rows]
+    if match["transposed"]:
+        rows = [list(column) for column in zip(*rows, strict=False)]
+    return Matrix("determinant" if match["name"] in ("vmatrix", "Vmatrix") else "matrix", rows)
+
+
+def in_form_of(other: Matrix | None, text: str) -> Matrix | None:
+    """(1, 2) as the row or column that the other is, [[1, 2], [3, 4]] as a matrix; None for everything else."""
+    found = bracketed(row_vector(text))
+    if other is None or other.kind != "matrix" or found is None:
+        return None
+    lines = [bracketed(item) for item in found.items]
+    if all(lines):
+        return Matrix("matrix", [list(line.items) for line in lines if line])
+    if len(other.rows) == 1:
+        return Matrix("matrix", [list(found.items)])
+    return Matrix("matrix", [[item] for item in found.items]) if set(other.shape) == {1} else None
+
+
+def row_vector(text: str) -> str:
+    """(1, 2) of (1, 2)^T; other answers as they are."""
+    match = re.fullmatch(rf"([(\[].*[)\]]){_TRANSPOSED.pattern}", text, re.DOTALL)
+    return match[1] if match else text
 
 
 def expand_plus_minus(text: str) -> list[str]:
@@ -110,66 +164,3 @@ def expand_plus_minus(text: str) -> list[str]:
         return [text]
     signs = ({"p": "+", "m": "-"}, {"p": "-", "m": "+"})
     return [_PLUS_MINUS.sub(lambda m, sign=sign: sign[m.group(1)], text) for sign in signs]  # type: ignore[misc]
-
-
-FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
-_SET_BUILDER = re.compile(r"\\\{\s*(?:[a-zA-Z]|\\[a-zA-Z]+)\s*(?:\\in\s*\\mathbb\{R\})?\s*[|:]\s*(.*)\\\}", re.DOTALL)
-_MEMBER = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)\s*\\in\s*(?=[(\[\\])")
-_VARIABLE = re.compile(r"(?:[a-zA-Z]|\\[a-zA-Z]+)\s*(?:_\{\w+\})?\s*")
-
-
-def without_member(text: str) -> str:
-    """S of "x \\in S", and the condition of "{x | condition}"; other answers as they are."""
-    if builder := _SET_BUILDER.fullmatch(text):
-        return builder.group(1).strip()
-    member = _MEMBER.match(text)
-    return text[member.end() :] if member else text
-
-
-def as_interval(text: str) -> Bracketed | None:
-    """x > 5, 1 < x \\leq 2 or [1, 2) as brackets with two ends; None for everything else."""
-    if re.fullmatch(r"\s*\\mathbb\{R\}\s*", text):
-        return Bracketed("(", ("-\\infty", "\\infty"), ")")
-    members, signs = split_relation(text)
-    if not signs:
-        found = bracketed(text)
-        return found if found and len(found.items) == 2 and found.opening in "([" and found.closing in ")]" else None
-    if not all(sign in FLIPPED for sign in signs) or len(signs) > 2:
-        return None
-    if len(signs) == 1:
-        left, right, sign = members[0], members[1], signs[0]
-        if not _VARIABLE.fullmatch(left):
-            left, right, sign = right, left, FLIPPED[sign]
-        if not _VARIABLE.fullmatch(left) or _VARIABLE.fullmatch(right):
-            return None
-        closed = sign in ("\\leq", "\\geq")
-        if sign in (">", "\\geq"):
-            return Bracketed("[" if closed else "(", (right, "\\infty"), ")")
-        return Bracketed("(", ("-\\infty", right), "]" if closed else ")")
-    if not _VARIABLE.fullmatch(members[1]):
-        return None
-    if all(sign in (">", "\\geq") for sign in signs):
-        members, signs = members[::-1], [FLIPPED[s] for s in signs[::-1]]
-    if not all(sign in ("<", "\\leq") for sign in signs):
-        return None
-    return Bracketed("[" if signs[0] == "\\leq" else "(", (members[0], members[2]), "]" if signs[1] == "\\leq" else ")")
-
-
-def as_region(text: str) -> list[Bracketed] | None:
-    """A union of intervals, single points and inequalities, as parts; None when a part is something else."""
-    text = without_member(text.strip())
-    listed, _ = split_list(text)
-    if len(listed) > 1 and all(split_relation(item)[1] for item in listed):
-        text = " \\cup ".join(listed)
-    parts = split_top(_AND.sub("\\\\cup ", text), frozenset(["\\cup"]))
-    region: list[Bracketed] = []
-    for part in (p.strip() for p in parts):
-        found = as_interval(part)
-        if found is None:
-            points = bracketed(part)
-            if points is None or points.opening != "\\{":
-                return None
-            region += [Bracketed("[", (point, point), "]") for point in points.items]
-        else:
-            region.append(found)
-    return region

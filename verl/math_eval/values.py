@@ -17,6 +17,7 @@ NOISE = mpmath.mpf(10) ** -40  # a sum below this is a zero that rounding spoile
 MAX_BITS = 40_000  # of an exact number
 MAX_LOG2 = 200_000  # of the magnitude of an approximate one
 MAX_FACTORIAL = 3_000
+MAX_WHOLE_BITS = 200  # of the numbers in a gcd or lcm
 POINTS = 6
 INTEGER_POINTS = 40
 MAX_EVALUATIONS = 20_000  # of nodes, over all points of one comparison
@@ -85,7 +86,7 @@ def _whole(value: Fraction, limit: int) -> int:
     if value.denominator != 1 or value < 0:
         raise NotRational("not a whole number")
     if value > limit:
-        raise TooLarge("a factorial or binomial of a large number")
+        raise TooLarge("a function of a large whole number")
     return int(value)
 
 
@@ -134,6 +135,8 @@ def _exact_call(name: str, values: list[Fraction]) -> Fraction:
         return Fraction(math.ceil(values[0]))
     if name in ("max", "min"):
         return (max if name == "max" else min)(values)
+    if name in ("gcd", "lcm"):
+        return Fraction((math.gcd if name == "gcd" else math.lcm)(*(_whole(v, 1 << MAX_WHOLE_BITS) for v in values)))
     if name == "binom":
         return Fraction(math.comb(*(_whole(v, MAX_FACTORIAL) for v in values)))
     raise NotRational(name)
@@ -244,6 +247,10 @@ def _call(name: str, values: list[Any], mp: Any) -> Any:
         return mp.binomial(*values)
     if name == "exp":
         return _power(+mp.e, first, mp)
+    if name == "cis":
+        return mp.expj(first)
+    if name in ("gcd", "lcm"):
+        raise Undefined("of numbers that are not whole")
     if name == "log":
         return mp.log(first) / mp.log(values[1])
     names = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}

@@ -2,12 +2,14 @@
 
 import os
 import time
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from hydra.errors import InstantiationException
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf
 from tensordict import TensorDict
 from tqdm import tqdm
@@ -16,7 +18,9 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
 from verl.utils.device import get_torch_device
+from verl.utils.fs import copy_to_local
 from verl.utils.import_utils import load_extern_object
+from verl.utils.tracking import Tracking
 from verl.workers.config import HFModelConfig
 
 from verl.dft.batches import TrainBatches, validation_batches
@@ -114,7 +118,7 @@ class DFTTrainer(SFTTrainer):
         self.model_config.model_type = "language_model"
         self.engine_config.use_remove_padding = self.model_config.use_remove_padding
         self.engine = DFTEngine(self.model_config, self.engine_config, self.optimizer_config, self.checkpoint_config)
-        self.engine.stop_token_id = self.tokenizer.convert_tokens_to_ids(self.prompt_format.stop[0])
+        (self.engine.stop_token_id,) = self.tokenizer(self.prompt_format.stop[0], add_special_tokens=False)["input_ids"]
 
     def _build_dataloader(self) -> None:
         known = isinstance(self.train_dataset, TokenizedRows)
@@ -171,7 +175,7 @@ class DFTTrainer(SFTTrainer):
             tracking.finish()
 
     def train_step(self, step: int) -> dict[str, float]:
-        """One optimizer step on global batch ``step``; its metrics under ``train/``, the same on every rank.
+        """One optimizer step on global batch ``step``; its metrics under ``train/``.
 
         Raises ValueError, with the model as it was before the step, when loss or gradient is not finite.
         """
@@ -184,7 +188,8 @@ class DFTTrainer(SFTTrainer):
         sums = self._over_ranks(torch.stack(output["metrics"]["sums"]).sum(0), batch["input_ids"].offsets().diff())
         seconds = time.perf_counter() - started
         metrics = summarize(sums[: len(SUMS)])
-        metrics |= {"grad_norm": self._grad_norm(output), "lr": lr, "seconds": seconds}
+        # verl tells the gradient's norm to the first rank of a sequence-parallel group only; rank 0 is one.
+        metrics |= {"grad_norm": float(output["metrics"].get("grad_norm", 0.0)), "lr": lr, "seconds": seconds}
         tokens, squares = sums[len(SUMS) :].tolist()
         metrics["tokens_per_second"] = tokens / seconds
         if self.device_name != "cpu":
@@ -239,12 +244,6 @@ class DFTTrainer(SFTTrainer):
         dist.all_reduce(sums, group=self.engine.get_data_parallel_group())
         return sums.cpu()
 
-    def _grad_norm(self, output: dict[str, Any]) -> float:
-        norm = output["metrics"].get("grad_norm")
-        if norm is None:  # verl reports it on the first rank of a sequence-parallel group only
-            norm = 0.0
-        return float(norm)
-
     def _refuse_bad_numbers(self, step: int, metrics: dict[str, float]) -> None:
         finite = all(torch.isfinite(torch.tensor(metrics[name])) for name in ("nll", "grad_norm"))
         if not finite and metrics["target_tokens"]:
@@ -268,8 +267,6 @@ class DFTTrainer(SFTTrainer):
         return step == self.total_training_steps or (every > 0 and step % every == 0)
 
     def _tracking(self, folder: Path) -> Any:
-        from verl.utils.tracking import Tracking
-
         os.environ.setdefault("TENSORBOARD_DIR", str(folder / "tensorboard"))
         trainer = self.config.trainer
         return Tracking(
@@ -305,15 +302,9 @@ def _model_config(config: DictConfig) -> HFModelConfig:
 
 def _only_fields_of_target(node: DictConfig) -> DictConfig:
     """The part of ``node`` that its ``_target_`` dataclass knows: our yaml keeps the original's names beside it."""
-    from dataclasses import fields
-
-    from hydra.utils import get_class
-
     known = {field.name for field in fields(get_class(node["_target_"]))} | {"_target_"}
     return OmegaConf.create({key: value for key, value in node.items() if key in known})
 
 
 def _local_copies(files: list[str], use_shm: bool) -> list[str]:
-    from verl.utils.fs import copy_to_local
-
     return [copy_to_local(file, use_shm=use_shm) for file in files]
