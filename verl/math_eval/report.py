@@ -65,7 +65,8 @@ def plot_scores(path: Path, evaluations: Sequence["Evaluation"]) -> bool:
     if not names:
         return False
     width = 0.8 / len(evaluations)
-    figure, axes = pyplot.subplots(figsize=(max(5.0, 1.2 + 0.45 * len(names) * (len(evaluations) + 1)), 3.6))
+    width_in = max(5.0, 1.2 + 0.45 * len(names) * (len(evaluations) + 1)) + 2.0  # the legend stands beside the bars
+    figure, axes = pyplot.subplots(figsize=(width_in, 3.6), constrained_layout=True)
     for i, evaluation in enumerate(evaluations):
         scores = [
             (j, *main_score(evaluation.metrics[name])) for j, name in enumerate(names) if name in evaluation.metrics
@@ -82,8 +83,7 @@ def plot_scores(path: Path, evaluations: Sequence["Evaluation"]) -> bool:
     axes.set_xticks(range(len(names)), names)
     axes.set_ylabel("right answers, %  (± standard error)")
     axes.set_ylim(bottom=0)
-    axes.legend(fontsize="small")
-    figure.tight_layout()
+    figure.legend(fontsize="small", loc="outside right upper")
     figure.savefig(path, dpi=150)
     pyplot.close(figure)
     return True
