@@ -19,8 +19,9 @@ COLLECTIVE_TIMEOUT = timedelta(hours=2)
 def train(config: DictConfig) -> None:
     """Train as configured. Works under torchrun, and alone as a world of one rank."""
     _be_a_world_of_one_without_torchrun()
-    first = os.environ["RANK"] == "0"
-    config = complete_config(config, say=_print_line if first else _say_nothing)
+    say = _print_line if os.environ["RANK"] == "0" else _say_nothing
+    config = complete_config(config, say)
+    say(f"Starting {os.environ['WORLD_SIZE']} rank(s) on {get_device_name()}; verl's engine takes seconds to import.")
     _start_process_group()
     _seed_everything(config.trainer.seed)
 
