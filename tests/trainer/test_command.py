@@ -139,6 +139,39 @@ def test_lora_trains_without_torchrun_and_is_merged_into_the_export(tmp_path, ti
     assert adapted == {key for key in base if "_proj.weight" in key}
 
 
+CUSTOM_DATASET = """
+import torch
+
+class Repeated(torch.utils.data.Dataset):
+    def __init__(self, parquet_files, tokenizer, config, processor, max_samples):
+        self.first = {first}
+
+    def __len__(self):
+        return 16
+
+    def __getitem__(self, index):
+        ids = torch.arange(1, 6 + index % 3)
+        mask = torch.ones_like(ids)
+        mask[0] = self.first
+        return {{"input_ids": ids, "position_ids": torch.arange(len(ids)), "loss_mask": mask}}
+"""
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_dataset_of_the_users_own_is_trained_unless_a_row_starts_with_a_target(
+    tmp_path, tiny_model, parquet_files, first
+):
+    (tmp_path / "mine.py").write_text(CUSTOM_DATASET.format(first=first))
+    flags = (f"data.custom_cls.path={tmp_path}/mine.py", "data.custom_cls.name=Repeated")
+    done = train(*flags_for(tiny_model, parquet_files[0], tmp_path / "out", *flags))
+    assert done.returncode == first, done.stderr[-3000:]
+    if first:
+        assert "expected loss_mask 0 at the first token of every row, found 1" in done.stderr
+    else:
+        line = json.loads((tmp_path / "out" / "metrics.jsonl").read_text().splitlines()[-1])
+        assert line["train/target_tokens"] in range(8 * 4, 8 * 6 + 1)
+
+
 def test_a_mistake_is_one_line_and_status_1(tmp_path, tiny_model):
     done = train(*flags_for(tiny_model, tmp_path / "none.parquet", tmp_path))
     assert done.returncode == 1

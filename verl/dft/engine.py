@@ -20,7 +20,7 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl.dft import attention
-from verl.dft.metrics import token_sums
+from verl.dft.metrics import ModelFlops, token_sums
 from verl.dft.objectives import Objective
 
 # Rows of logits held in fp32 at a time while log p is read off: 512 x 151,936 x 4 bytes = 297 MiB.
@@ -36,10 +36,13 @@ class DFTEngine(FSDPEngineWithLMHead):
     """
 
     stop_token_id: int = -1  # the token that ends a response, for the statistics
+    flops: ModelFlops
 
     def _build_module(self) -> torch.nn.Module:
         attention.register()
-        return super()._build_module()
+        module = super()._build_module()
+        self.flops = ModelFlops.of(module, self.model_config.hf_config)  # before sharding hides the shapes
+        return module
 
     def _build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         optim = self.optimizer_config

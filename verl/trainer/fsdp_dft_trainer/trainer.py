@@ -26,7 +26,7 @@ from verl.workers.config import HFModelConfig
 from verl.dft.batches import TrainBatches, validation_batches
 from verl.dft.dataset import TokenizedRows, check_files, decoded_example, share_within_node, tokenize_files
 from verl.dft.engine import DFTEngine
-from verl.dft.metrics import SUMS, MetricsFile, ModelFlops, summarize
+from verl.dft.metrics import SUMS, MetricsFile, summarize
 from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints, verl_contents
 from verl.trainer.fsdp_dft_trainer.checks import needed_columns, prompt_format, row_format, training_objective
 
@@ -141,7 +141,6 @@ class DFTTrainer(SFTTrainer):
         self.test_freq = steps if trainer.test_freq == "after_each_epoch" else trainer.test_freq
         self.optimizer_config.total_training_steps = self.total_training_steps
         self.engine.initialize()
-        self.flops = ModelFlops.of(self.engine.module, self.model_config.hf_config)
 
     def _build_ckpt_handler(self) -> None:
         export = "hf_model" in self.config.checkpoint.save_contents
@@ -193,7 +192,7 @@ class DFTTrainer(SFTTrainer):
         tokens, squares = sums[len(SUMS) :].tolist()
         metrics["tokens_per_second"] = tokens / seconds
         if self.device_name != "cpu":
-            metrics["mfu"] = self.flops.utilization(tokens, squares, seconds)
+            metrics["mfu"] = self.engine.flops.utilization(tokens, squares, seconds)
             metrics["memory_gib"] = get_torch_device().max_memory_allocated() / 2**30
         self._refuse_bad_numbers(step, metrics)
         if step == 1:
