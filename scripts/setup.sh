@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Make .venv with the pinned requirements and this project in it. Does nothing where that is done already.
 #   bash scripts/setup.sh            Python 3.10 to 3.12; set PYTHON=... to choose one
-# Time: 2 to 10 minutes, most of it download (about 1 GB without a GPU, 5 GB with one).
+# Time: about 3 minutes on 2 cores with a fast index and the CPU build of torch; the CUDA build is several gigabytes.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -25,7 +25,7 @@ pip="$PWD/.venv/bin/python -m pip --disable-pip-version-check --no-input"
 
 torch=$(grep '^torch==' requirements.txt)
 if ! command -v nvidia-smi >/dev/null; then
-    # The CPU build is a fifth of the size. Where its index is out of reach, any build of the same version will do.
+    # The CPU build is far smaller. Where its index is out of reach, any build of the same version will do.
     $pip install --quiet --retries 1 --timeout 15 --index-url https://download.pytorch.org/whl/cpu "$torch" ||
         $pip install --progress-bar on "$torch"
 fi

@@ -235,5 +235,12 @@ def test_the_stop_token_is_stored_and_must_be_one_token(tiny_model, tmp_path):
     assert stop() == ("<|endoftext|>",)
     assert stop("data.response_end='<|im_end|>'") == ("<|im_end|>",)
     assert stop("data.multiturn.enable=true") == ("<|im_end|>",)
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    tokenizer.eos_token = None
+    flags = (f"data.train_files={tmp_path}/rows.parquet", f"model.partial_pretrain={tiny_model}")
+    ended = complete_config(compose_config([*flags, "data.response_end='<|im_end|>'"]), say=lambda text: None)
+    assert prompt_format(ended, tokenizer).stop == ("<|im_end|>",)
+    with pytest.raises(ValueError, match="expected a tokenizer with an eos token, found none"):
+        prompt_format(complete_config(compose_config(flags), say=lambda text: None), tokenizer)
     with pytest.raises(ValueError, match="to be one token of the tokenizer, found 'END'"):
         stop("data.response_end=END")

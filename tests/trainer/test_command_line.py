@@ -168,12 +168,13 @@ def test_the_defaults_are_the_papers_recipe():
 @pytest.mark.skipif(torch.cuda.is_available(), reason="about machines without a GPU")
 def test_what_the_machine_cannot_honour_is_said_once():
     said = []
-    flags = ["model.use_liger=True", "model.strategy=fsdp"]
+    flags = ["model.use_liger=True", "model.strategy=fsdp", "model.fsdp_config.wrap_policy.min_num_params=9"]
     config = complete_config(compose_config([*MINIMAL, *flags]), say=said.append)
     assert config.model.use_liger is False and config.engine.strategy == "fsdp2"
     assert said == [
         "model.use_liger=True needs a GPU; training goes on without it.",
-        "model.strategy=fsdp needs a GPU; training goes on with fsdp2, which computes the same.",
+        "model.strategy=fsdp needs a GPU; training goes on with fsdp2, which computes the same and shards "
+        "by layer, without min_num_params.",
     ]
 
 
@@ -230,6 +231,10 @@ def test_verls_own_names_work():
         ([*MINIMAL, "objective.name=dtf"], "one of dft, sft; found 'dtf'"),
         ([*MINIMAL, "objective.floor=0.1"], "no options; found floor"),
         ([*MINIMAL, "data.train_batch_size=6", "data.micro_batch_size_per_gpu=4"], "to divide the 6 rows"),
+        (
+            [*MINIMAL, "data.micro_batch_size_per_gpu=4", "data.use_dynamic_bsz=true"],
+            "contradicts data.use_dynamic_bsz",
+        ),
         ([*MINIMAL, "data.max_token_len_per_gpu=1024"], "to hold a row of data.max_length=2048"),
         ([*MINIMAL, "data.balance_dp_token=False"], "a mean per rank"),
         ([*MINIMAL, "model.strategy=ddp"], "fsdp or fsdp2; found 'ddp'"),

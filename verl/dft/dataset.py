@@ -165,7 +165,7 @@ def decoded_example(rows: TokenizedRows, tokenizer: Any, index: int = 0) -> str:
 
 
 class _Growing:
-    """A flat array that grows in chunks: Python lists of ints would take ten times the memory."""
+    """A flat array that grows in chunks: Python lists of ints take several times the memory."""
 
     def __init__(self, dtype: Any) -> None:
         self.dtype, self.chunks, self.pending = dtype, [np.zeros(0, dtype)], []  # type: ignore[var-annotated]

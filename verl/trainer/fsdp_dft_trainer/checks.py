@@ -62,11 +62,9 @@ def training_objective(config: DictConfig) -> Any:
 def prompt_format(config: DictConfig, tokenizer: Any) -> PromptFormat:
     """The prompt format of this run, to be stored with its checkpoints."""
     template, kwargs = config.model.custom_chat_template, config.data.apply_chat_template_kwargs
-    made = resolve_prompt_format(template, tokenizer, template_kwargs=kwargs)
-    if config.data.multiturn.enable:
-        stop = _end_of_turn(made, tokenizer)
-    else:
-        stop = config.data.response_end or tokenizer.eos_token
+    given = [config.data.response_end] if config.data.response_end else None
+    made = resolve_prompt_format(template, tokenizer, stop=given, template_kwargs=kwargs)
+    stop = _end_of_turn(made, tokenizer) if config.data.multiturn.enable else made.stop[0]
     if len(tokenizer(stop, add_special_tokens=False)["input_ids"]) != 1:
         raise ValueError(
             f"expected data.response_end to be one token of the tokenizer, found {stop!r}. Generation stops at a token."
@@ -174,6 +172,11 @@ def _complete_batching(config: DictConfig) -> None:
     per_rank = data.train_batch_size // replicas
     if data.use_dynamic_bsz is None:
         data.use_dynamic_bsz = data.micro_batch_size_per_gpu is None
+    elif data.use_dynamic_bsz and data.micro_batch_size_per_gpu is not None:
+        raise ValueError(
+            f"data.micro_batch_size_per_gpu={data.micro_batch_size_per_gpu} contradicts data.use_dynamic_bsz=True, "
+            "which fills micro-batches up to data.max_token_len_per_gpu. Give one of them."
+        )
     if not data.use_dynamic_bsz:
         micro = data.micro_batch_size_per_gpu
         if not micro or micro < 1 or per_rank % micro:
@@ -226,7 +229,10 @@ def _complete_model(config: DictConfig, say: Any) -> None:
     elif model.use_liger and importlib.util.find_spec("liger_kernel") is None:
         raise ValueError("model.use_liger=True needs the package liger-kernel. pip install liger-kernel==0.8.5")
     if config.engine.strategy == "fsdp" and on_cpu:
-        say("model.strategy=fsdp needs a GPU; training goes on with fsdp2, which computes the same.")
+        say(
+            "model.strategy=fsdp needs a GPU; training goes on with fsdp2, which computes the same and shards by "
+            "layer, without min_num_params."
+        )
         config.engine.strategy = "fsdp2"
     if config.engine.offload_policy and on_cpu:
         say("model.fsdp_config.cpu_offload=True has nothing to offload on a CPU; training goes on without it.")
