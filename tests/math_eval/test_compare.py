@@ -2,7 +2,7 @@
 
 import pytest
 
-from verl.math_eval.compare import answer_key, compare
+from verl.math_eval.grading.compare import answer_key, compare
 
 # A line is "answer == gold" or "answer != gold", with two blanks around the sign; a line with # names the reason.
 SAME = r"""

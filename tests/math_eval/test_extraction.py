@@ -2,7 +2,7 @@ import time
 
 import pytest
 
-from verl.math_eval.extraction import extract, last_box
+from verl.math_eval.grading.extraction import extract, last_box
 
 # text, answer, method, why
 CASES = [

@@ -10,7 +10,7 @@ from math_eval.variants import same, wrappings, wrong
 
 from verl.math_eval.benchmarks import load_problems, locate
 from verl.math_eval.grading import grade_many
-from verl.math_eval.workers import SymbolicPool, TimedOut, WorkerDied
+from verl.math_eval.grading.workers import SymbolicPool, TimedOut, WorkerDied
 
 UNREADABLE = "\\operatorname{foo}(x)+\\S"  # only math-verify can be asked about it
 
@@ -87,7 +87,7 @@ def test_timeouts_count_as_wrong_and_are_told_apart(monkeypatch):
 
 
 def test_fault_of_the_grader_is_counted_and_does_not_end_the_run(monkeypatch):
-    monkeypatch.setattr("verl.math_eval.grading.compare", lambda *_: 1 / 0)
+    monkeypatch.setattr("verl.math_eval.grading.grade.compare", lambda *_: 1 / 0)
     grade = grade_many([(box("5"), "5")])[0]
     assert (grade.correct, grade.status) == (False, "error")
     assert "ZeroDivisionError" in grade.reason

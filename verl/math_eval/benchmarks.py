@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl.math_eval.extraction import last_box
+from verl.math_eval.grading import last_box
 
 FILE_TYPES = (".jsonl", ".parquet")
 

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any
 
-from verl.math_eval.decimals import rounds_approximately, rounds_to
-from verl.math_eval.expression import Node, Unreadable, read
-from verl.math_eval.values import (
+from verl.math_eval.grading.decimals import rounds_approximately, rounds_to
+from verl.math_eval.grading.expression import Node, Unreadable, read
+from verl.math_eval.grading.values import (
     NotRational,
     TooLarge,
     Undefined,

@@ -9,7 +9,7 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from verl.math_eval.normalize import END, FUNCTIONS, GREEK, TEXT, braced, names
+from verl.math_eval.grading.normalize import END, FUNCTIONS, GREEK, TEXT, braced, names
 
 MAX_DEPTH = 40
 MAX_TOKENS = 1_500

@@ -2,9 +2,9 @@
 
 import re
 
-from verl.math_eval.forms import in_symbols
-from verl.math_eval.normalize import END, TEXT, normalize
-from verl.math_eval.regions import without_member
+from verl.math_eval.grading.forms import in_symbols
+from verl.math_eval.grading.normalize import END, TEXT, normalize
+from verl.math_eval.grading.regions import without_member
 
 _LEAD_WORDS = r"(?:the answer is|answer|approximately|approx\.?|about|roughly|exactly)\s*:?"
 _LEAD = re.compile(rf"(?:^|{TEXT}\s*){_LEAD_WORDS}\s*{END}?\s*(?=\S)", re.IGNORECASE)

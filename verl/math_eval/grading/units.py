@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from verl.math_eval.normalize import END, TEXT
+from verl.math_eval.grading.normalize import END, TEXT
 
 _SYNONYMS = {
     "mm": "millimeter millimetre millimeters millimetres",

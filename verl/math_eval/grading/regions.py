@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
-from verl.math_eval.expression import Unreadable, read
-from verl.math_eval.structure import (
+from verl.math_eval.grading.expression import Unreadable, read
+from verl.math_eval.grading.structure import (
     AND_OR,
     FLIPPED,
     MAX_ITEMS,
@@ -20,7 +20,7 @@ from verl.math_eval.structure import (
     split_relation,
     split_top,
 )
-from verl.math_eval.values import NotRational, TooLarge, Undefined, approximate, exact, symbols
+from verl.math_eval.grading.values import NotRational, TooLarge, Undefined, approximate, exact, symbols
 
 _REALS = re.compile(r"\s*\\mathbb\{R\}\s*")
 _SET_BUILDER = re.compile(r"\\\{\s*(?:[a-zA-Z]|\\[a-zA-Z]+)\s*(?:\\in\s*\\mathbb\{R\})?\s*[|:]\s*(.*)\\\}", re.DOTALL)

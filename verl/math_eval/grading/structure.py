@@ -5,7 +5,7 @@ splitting.
 import re
 from dataclasses import dataclass
 
-from verl.math_eval.normalize import END, TEXT
+from verl.math_eval.grading.normalize import END, TEXT
 
 _STEP = re.compile(r"\\begin\{[a-zA-Z]+\*?\}|\\end\{[a-zA-Z]+\*?\}|\\[a-zA-Z]+|\\.|.", re.DOTALL)
 _OPEN = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"])

@@ -10,9 +10,9 @@ from fractions import Fraction
 from functools import lru_cache
 from typing import Any
 
-from verl.math_eval.expression import Unreadable, read
-from verl.math_eval.normalize import key
-from verl.math_eval.values import NotRational, TooLarge, Undefined, exact
+from verl.math_eval.grading.expression import Unreadable, read
+from verl.math_eval.grading.normalize import key
+from verl.math_eval.grading.values import NotRational, TooLarge, Undefined, exact
 
 MIN_GOLD_PLACES = 2
 MIN_DIGITS = 4

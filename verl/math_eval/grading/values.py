@@ -9,7 +9,7 @@ from typing import Any
 
 import mpmath
 
-from verl.math_eval.expression import Node
+from verl.math_eval.grading.expression import Node
 
 DIGITS = 50
 SAME = mpmath.mpf(10) ** -30  # relative difference below which two values are one

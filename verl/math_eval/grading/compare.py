@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from verl.math_eval.decimals import number, rounds_to
-from verl.math_eval.forms import (
+from verl.math_eval.grading.decimals import number, rounds_to
+from verl.math_eval.grading.forms import (
     choice_letters,
     choice_with_value,
     function_of,
@@ -20,13 +20,20 @@ from verl.math_eval.forms import (
     split_names,
     words,
 )
-from verl.math_eval.leaves import constant_factors, same_value
-from verl.math_eval.limits import MAX_BRACKETS, nesting, refusal
-from verl.math_eval.normalize import MAX_LENGTH, TEXT, key, normalize
-from verl.math_eval.notations import Decision, is_remainder, same_daytime, same_in_base, same_ratio, split_residue
-from verl.math_eval.readings import readings
-from verl.math_eval.regions import Interval, as_region, may_be_region
-from verl.math_eval.structure import (
+from verl.math_eval.grading.leaves import constant_factors, same_value
+from verl.math_eval.grading.limits import MAX_BRACKETS, nesting, refusal
+from verl.math_eval.grading.normalize import MAX_LENGTH, TEXT, key, normalize
+from verl.math_eval.grading.notations import (
+    Decision,
+    is_remainder,
+    same_daytime,
+    same_in_base,
+    same_ratio,
+    split_residue,
+)
+from verl.math_eval.grading.readings import readings
+from verl.math_eval.grading.regions import Interval, as_region, may_be_region
+from verl.math_eval.grading.structure import (
     FLIPPED,
     MAX_ITEMS,
     Bracketed,
@@ -39,7 +46,7 @@ from verl.math_eval.structure import (
     split_list,
     split_relation,
 )
-from verl.math_eval.units import letter_as_unit, split_unit, units_agree
+from verl.math_eval.grading.units import letter_as_unit, split_unit, units_agree
 
 T = TypeVar("T")
 

@@ -7,10 +7,10 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from verl.math_eval.decimals import number
-from verl.math_eval.forms import number_word
-from verl.math_eval.normalize import END, TEXT, key
-from verl.math_eval.structure import split_relation
+from verl.math_eval.grading.decimals import number
+from verl.math_eval.grading.forms import number_word
+from verl.math_eval.grading.normalize import END, TEXT, key
+from verl.math_eval.grading.structure import split_relation
 
 Decision = tuple[bool, str] | None
 

@@ -3,10 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from verl.math_eval.expression import Unreadable, read
-from verl.math_eval.normalize import END, QUOTES, TEXT, names
-from verl.math_eval.structure import Bracketed, bracketed, split_relation
-from verl.math_eval.values import symbols
+from verl.math_eval.grading.expression import Unreadable, read
+from verl.math_eval.grading.normalize import END, QUOTES, TEXT, names
+from verl.math_eval.grading.structure import Bracketed, bracketed, split_relation
+from verl.math_eval.grading.values import symbols
 
 _LETTER = re.compile(
     rf"(?:[{TEXT}\s]*(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s)?[{END}{TEXT}(\[\s]*([A-J])[{END})\]\s]*(?:[.:][{END}\s]*)?"
