@@ -5,14 +5,9 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from verl.math_eval.generation import (
-    Request,
-    Sampling,
-    TransformersBackend,
-    inverse_cdf,
-    resolve_model,
-    sample_seed,
-)
+from verl.math_eval.backends.decoding import inverse_cdf
+from verl.math_eval.backends.transformers_backend import TransformersBackend
+from verl.math_eval.generation import Request, Sampling, resolve_model, sample_seed
 
 PROMPTS = ["What is 1 + 1?", "2", "A much longer question about nothing at all, asked twice.", "What is 17 + 4?"]
 NEVER = ("<|im_end|>",)
@@ -84,12 +79,12 @@ def test_a_tokenizer_without_a_pad_token_generates_the_same(backend):
 
 
 def test_stop_ids_are_those_of_the_format_the_tokenizer_and_the_generation_config(backend):
-    before = backend.model.generation_config.eos_token_id
-    backend.model.generation_config.eos_token_id = [7, 9]
+    before = backend.generation_config.eos_token_id
+    backend.generation_config.eos_token_id = [7, 9]
     try:
-        ids, texts = backend.stop_ids(["<|im_end|>", "!", "\n\nQuestion:"])
+        ids, texts = backend.stops(["<|im_end|>", "!", "\n\nQuestion:"])
     finally:
-        backend.model.generation_config.eos_token_id = before
+        backend.generation_config.eos_token_id = before
     special = {backend.tokenizer.convert_tokens_to_ids("<|im_end|>"), backend.tokenizer.eos_token_id}
     assert (ids, texts) == ({7, 9} | special, ("!", "\n\nQuestion:"))
 

@@ -165,7 +165,9 @@ def test_fingerprint_follows_the_weights(tmp_path):
 def test_another_grader_grades_stored_samples_again(backend, options, tmp_path, monkeypatch):
     scripted(monkeypatch, lambda p, s: f"so it is {int(p[-1]) + 1}")
     first = evaluate(backend, tmp_path / "out", options)
-    monkeypatch.setattr("verl.math_eval.generation._Batch", lambda *a: pytest.fail("nothing is missing"))
+    monkeypatch.setattr(
+        "verl.math_eval.backends.transformers_backend.Batch", lambda *a: pytest.fail("nothing is missing")
+    )
     second = evaluate(backend, tmp_path / "out", replace(options, extraction="strict"))
     assert (first.metrics["sums"]["correct"], second.metrics["sums"]["correct"]) == (18, 0)
     assert not any(r["correct"] for r in samples(tmp_path / "out"))

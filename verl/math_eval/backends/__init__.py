@@ -1,0 +1,1 @@
+"""Where completions come from: base.py is the contract, every other file one backend."""
