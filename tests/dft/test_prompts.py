@@ -99,3 +99,8 @@ def test_a_foreign_file_is_no_prompt_format(tmp_path):
     (tmp_path / "prompt_format.json").write_text(json.dumps({"template": "x"}))
     with pytest.raises(ValueError, match="is not a prompt format written by verl-dft"):
         PromptFormat.load(tmp_path)
+
+
+def test_prompts_end_without_the_blank_that_the_original_strips():
+    assert NAMED_TEMPLATES["cot"] == "Question: {input}\nAnswer:"
+    assert all("{input}" in text and text == text.strip(" ") for text in NAMED_TEMPLATES.values())

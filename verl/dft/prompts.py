@@ -11,34 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from verl.dft.templates import NAMED_TEMPLATES
+
 FILE_NAME = "prompt_format.json"
 
 Question = str | Sequence[Mapping[str, Any]]  # plain text, or chat messages [{"role": ..., "content": ...}, ...]
-
-_BOXED = "Please reason step by step, and put your final answer within \\boxed{}."
-_LLAMA_TURN = "<|start_header_id|>{role}<|end_header_id|>\n\n{text}{end}"
-
-
-def _llama_boxed(end: str) -> str:
-    turn = _LLAMA_TURN.replace("{end}", end)
-    system = turn.replace("{role}", "system").replace("{text}", "You are a helpful assistant.")
-    user = turn.replace("{role}", "user").replace("{text}", "{input}\n" + _BOXED)
-    return f"{system}\n{user}\n<|start_header_id|>assistant<|end_header_id|>\n\n"
-
-
-# The names and the letters are those of the Qwen2.5-Math harness; "{input}" is the question, other braces are literal.
-NAMED_TEMPLATES: dict[str, str] = {
-    "qwen-boxed": "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n{input}\n"
-    + _BOXED
-    + "<|im_end|>\n<|im_start|>assistant\n",
-    "qwen25-math-cot": "<|im_start|>system\n"
-    + _BOXED
-    + "<|im_end|>\n<|im_start|>user\n{input}<|im_end|>\n<|im_start|>assistant\n",
-    "llama-base-boxed": _llama_boxed("<|end_of_text|>"),
-    "llama-ins-boxed": _llama_boxed("<|eot_id|>"),
-    "deepseek-math": "User: {input}\n" + _BOXED + "\n\nAssistant:",
-    "direct": "Question: {input}\nAnswer: ",
-}
 
 
 @dataclass(frozen=True)

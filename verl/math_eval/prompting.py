@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from verl.dft.prompts import FILE_NAME, NAMED_TEMPLATES, PromptFormat, resolve_prompt_format
+from verl.dft.templates import PROGRAM_TYPES, TEMPLATES
+from verl.math_eval.few_shot import check_num_shots, with_examples
 
 AUTO, CHAT = "auto", "chat_template"
 
@@ -29,8 +31,14 @@ class ChosenFormat:
     warning: str
 
 
-def check_prompt_type(prompt_type: str) -> None:
+def check_prompt_type(prompt_type: str, num_shots: int = 0) -> None:
     """Raises ValueError for a prompt type that no model could make sense of; needs no model."""
+    if prompt_type in PROGRAM_TYPES:
+        raise ValueError(
+            f"prompt type {prompt_type!r} asks the model for programs, and nothing here runs what a model wrote. "
+            "Use one that asks for a written solution, such as cot."
+        )
+    check_num_shots(num_shots, prompt_type)
     if prompt_type in (AUTO, CHAT) or prompt_type in NAMED_TEMPLATES or Path(prompt_type).expanduser().is_file():
         return
     known = ", ".join([AUTO, CHAT, *sorted(NAMED_TEMPLATES)])
@@ -58,22 +66,24 @@ def _hub_format(name: str) -> PromptFormat | None:
         return None
 
 
-def choose_format(prompt_type: str, model_folder: str, tokenizer) -> ChosenFormat:
-    """The format for ``prompt_type``, with a warning when the checkpoint was trained on another one."""
-    check_prompt_type(prompt_type)
+def choose_format(prompt_type: str, model_folder: str, tokenizer, num_shots: int = 0) -> ChosenFormat:
+    """The format for ``prompt_type``, with a warning when the checkpoint was trained on another one.
+
+    prompt_type: "auto" (the checkpoint's stored format, else its chat template), "chat_template", a name out of
+        ``verl.dft.templates``, or a Jinja file. num_shots: worked examples in front, for named types only.
+    """
+    check_prompt_type(prompt_type, num_shots)
     stored = stored_format(model_folder)
     if prompt_type == AUTO and stored is not None:
         return ChosenFormat(stored, stored, "")
-    vocabulary = tokenizer.get_vocab()
-    stop = [token for token in (tokenizer.eos_token, *_END_TOKENS, *(stored.stop if stored else ())) if token]
-    stop = list(dict.fromkeys(token for token in stop if token in vocabulary or (stored and token in stored.stop)))
     template = None if prompt_type in (AUTO, CHAT) else prompt_type
     if template is None and not isinstance(tokenizer.chat_template, str):
         raise ValueError(
             "expected a checkpoint with a prompt_format.json, or a tokenizer with one chat template; found neither. "
             f"Give one with --prompt_type: a Jinja file, or one of {', '.join(sorted(NAMED_TEMPLATES))}."
         )
-    asked = resolve_prompt_format(template, tokenizer, stop=stop or None)
+    stop = _stops(prompt_type, stored, tokenizer)
+    asked = with_examples(resolve_prompt_format(template, tokenizer, stop=stop or None), num_shots)
     if stored is None or replace(asked, stop=stored.stop).same_prompts_as(stored, tokenizer):
         return ChosenFormat(asked, stored, "")
     warning = (
@@ -81,3 +91,12 @@ def choose_format(prompt_type: str, model_folder: str, tokenizer) -> ChosenForma
         "the scores understate the model. Use --prompt_type auto for the stored format."
     )
     return ChosenFormat(asked, stored, warning)
+
+
+def _stops(prompt_type: str, stored: PromptFormat | None, tokenizer) -> list[str]:
+    """What ends a response: the model's own tokens, the markers that the template writes, and a next question."""
+    vocabulary = tokenizer.get_vocab()
+    named = TEMPLATES.get(prompt_type)
+    tokens = [token for token in (tokenizer.eos_token, *_END_TOKENS) if token and token in vocabulary]
+    markers = [token for token in _END_TOKENS if named and token in named.text]
+    return list(dict.fromkeys([*tokens, *(stored.stop if stored else ()), *markers, *(named.stop if named else ())]))
