@@ -17,6 +17,10 @@ Piece = list[Request]  # requests that are handed out together
 Progress = Callable[[int], None]  # takes tokens generated since the last call
 
 
+class EngineDied(RuntimeError):
+    """This engine is gone for good; another one can do its work."""
+
+
 class Backend(ABC):
     """A model that completes prompts.
 
