@@ -3,7 +3,8 @@ import json
 import pandas as pd
 import pytest
 
-from verl.math_eval.benchmarks import BENCHMARKS, data_hash, load_problems, locate
+from verl.math_eval.benchmarks import ANSWER_KINDS, data_hash, load_problems, locate
+from verl.math_eval.manifest import BENCHMARKS, BY_NAME
 
 
 def write(path, rows):
@@ -12,15 +13,28 @@ def write(path, rows):
     return path
 
 
-def own(path, question="question", answer="answer"):
-    return load_problems(locate(str(path), None, question, answer))
+def own(path, question="question", answer="answer", kind="expression"):
+    return load_problems(locate(str(path), None, question, answer, kind))
+
+
+def named(tmp_path, name, row, rows):
+    """The first problem of a benchmark of which all rows are ``row``."""
+    write(tmp_path / f"{name}.jsonl", [row] * rows)
+    return load_problems(locate(name, tmp_path, "", ""))[0]
 
 
 def test_names_and_aliases_are_unique_and_complete():
     names = [name for entry in BENCHMARKS for name in (entry.name, *entry.aliases)]
     assert len(names) == len(set(names))
-    assert {"math500", "math_oai", "minerva_math", "olympiadbench", "aime24", "aime25", "amc23", "gsm8k"} <= set(names)
-    assert all(entry.rows and entry.licence and entry.hub for entry in BENCHMARKS)
+    assert set(names) >= {
+        "math500", "math_oai", "minerva_math", "olympiadbench", "aime24", "aime25", "amc23", "gsm8k", "math",
+        "college_math", "gaokao2023en", "svamp", "asdiv", "mawps", "tabmwp", "aqua", "sat_math", "mmlu_stem", "cmath",
+        "gaokao_math_cloze", "gaokao_math_qa", "gaokao2024_I", "gaokao2024_II", "gaokao2024_mix", "cn_middle_school",
+    }  # fmt: skip
+    for entry in BENCHMARKS:
+        assert entry.rows and entry.licence and entry.answers in ANSWER_KINDS
+        assert bool(entry.hub) != bool(entry.origin)
+        assert bool(entry.keep) == bool(entry.left_out)
 
 
 def test_own_jsonl_needs_two_columns_only(tmp_path):
@@ -54,6 +68,77 @@ def test_gold_of_minerva_is_the_last_box_and_of_olympiadbench_the_first_entry(tm
     write(tmp_path / "olympiadbench.jsonl", [{"question": "q", "final_answer": ["$2n$"]}] * 674)
     assert load_problems(locate("minerva_math", tmp_path, "", ""))[0].gold == "\\frac{1}{2}"
     assert load_problems(locate("olympiadbench", tmp_path, "", ""))[0].gold == "$2n$"
+
+
+def test_a_word_problem_is_its_body_and_its_question(tmp_path):
+    svamp = {"Body": "Ann has 3 pens", "Question": "How many?", "Answer": 3.0}
+    assert named(tmp_path, "svamp", svamp, 1000).question == "Ann has 3 pens. How many?"
+    asdiv = {"body": "Ann has 9 apples.", "question": "How many?", "answer": "9 (apples)"}
+    problem = named(tmp_path, "asdiv", asdiv, 2215)
+    assert (problem.question, problem.gold) == ("Ann has 9 apples. How many?", "9")
+
+
+def test_choices_are_listed_with_their_letters_whatever_form_they_come_in(tmp_path):
+    mmlu = {"question": "Which?", "choices": ["one", "two", 3, "four"], "answer": 2, "subject": "astronomy"}
+    problem = named(tmp_path, "mmlu_stem", mmlu, 3018)
+    assert (problem.question, problem.gold) == ("Which?\nAnswer Choices: (A) one (B) two (C) 3 (D) four", "C")
+    aqua = {"question": "Which?", "options": ["A)21", "B)21.5", "C)22"], "correct": "B"}
+    assert named(tmp_path, "aqua", aqua, 254).question == "Which?\nAnswer Choices: (A) 21 (B) 21.5 (C) 22"
+    sat = {"question": "Which?", "options": "A) 1/2 B) f(x) C) (3) ", "Answer": "A"}
+    assert named(tmp_path, "sat_math", sat, 32).question == "Which?\nAnswer Choices: (A) 1/2 (B) f(x) (C) (3)"
+    gaokao = {"question": "1+1=", "options": {"A": "1", "B": "2"}, "label": "B"}
+    assert named(tmp_path, "gaokao_math_qa", gaokao, 351).question == "1+1=\n选项: (A) 1 (B) 2"
+    agieval = {"query": "问题：1+1= 选项：(A)1 (B)2", "choices": ["(A)1", "(B)2"], "gold": [1]}
+    problem = named(tmp_path, "gaokao_math_qa", agieval, 351)
+    assert (problem.question, problem.gold) == (agieval["query"], "B")
+
+
+def test_a_table_stands_in_front_of_its_question(tmp_path):
+    row = {"table_title": "Pets", "table": "cats | 2", "question": "How many cats?", "choices": None, "answer": "2"}
+    assert named(tmp_path, "tabmwp", row, 1000).question == (
+        'Read the following table regarding "Pets" and answer a question:\ncats | 2\nHow many cats?'
+    )
+
+
+def test_mixed_exams_give_letters_where_there_are_letters(tmp_path):
+    row = {"question": "?", "answer": "7", "choice_answer": ""}
+    assert named(tmp_path, "gaokao2024_mix", row, 91).gold == "7"
+    assert named(tmp_path, "gaokao2024_mix", {**row, "choice_answer": "AC"}, 91).gold == "AC"
+
+
+def test_rows_that_are_no_problems_are_left_out_and_the_others_keep_their_numbers(tmp_path):
+    rows = [{"question": "q", "answer": "$1$"}] * 385
+    rows[0] = rows[7] = {"question": "q", "answer": "$$"}
+    write(tmp_path / "gaokao2023en.jsonl", rows)
+    problems = load_problems(locate("gaokao2023en", tmp_path, "", ""))
+    assert len(problems) == 383 and problems[0].id == "gaokao2023en/1" and problems[0].gold == "1"
+    write(tmp_path / "gaokao2023en.jsonl", rows[:-1])
+    with pytest.raises(ValueError, match="expected 383 rows without the 2 rows that have no answer"):
+        load_problems(locate("gaokao2023en", tmp_path, "", ""))
+
+
+def test_a_benchmark_without_a_place_on_the_hub_says_where_to_get_it():
+    with pytest.raises(ValueError, match="Get evaluation/data/mawps/test.jsonl of .*--benchmark_dir DIR"):
+        locate("mawps", None, "", "")
+
+
+@pytest.mark.parametrize(
+    ("kind", "right", "wrong"),
+    [
+        ("integer", ["12", "-1,234", "025", "$7$", "336^\\circ"], "1.5"),
+        ("number", ["1.5", "-.5", "3/4", "1e-3", "20%", 7], "x"),
+        ("choice", ["A", "(B)", "AC", "A, C"], "12"),
+        ("expression", ["x+1", "A", "12"], " "),
+    ],
+)
+def test_golds_of_another_kind_than_announced_are_named(tmp_path, kind, right, wrong):
+    path = write(tmp_path / "mine.jsonl", [{"question": "q", "answer": gold} for gold in right])
+    assert len(own(path, kind=kind)) == len(right)
+    write(path, [{"question": "q", "answer": gold} for gold in [*right, wrong]])
+    with pytest.raises(ValueError, match=f"row {len(right)}, column answer: expected a gold answer"):
+        own(path, kind=kind)
+    with pytest.raises(ValueError, match="expected answer_kind out of"):
+        own(path, kind="letters")
 
 
 def test_alias_finds_the_file_of_either_name(tmp_path):
@@ -120,3 +205,4 @@ def test_benchmarks_at_hand_have_the_expected_shape(shared_data):
         problems = load_problems(locate(name, shared_data / "benchmarks", "", ""))
         assert len(problems) == rows
         assert all(p.gold and p.question for p in problems)
+        assert data_hash(problems) in BY_NAME[name].sha256

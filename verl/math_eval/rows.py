@@ -1,0 +1,138 @@
+"""Rows of data files, and how a question and its gold answer are read out of one.
+
+A reader takes (row, column) and returns a question or a gold answer as it stands in the row; what it cannot read is
+None. The questions of tables and choices are worded as in the original harness, so that its scores can be compared.
+"""
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from verl.math_eval.grading import last_box
+
+Row = Mapping[str, Any]
+Reader = Callable[[Row, str], Any]
+
+_OPTION = re.compile(r"\(?([A-J])\s*[).:]\s*(.*)", re.DOTALL)
+
+
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a jsonl or parquet file. Raises ValueError naming the line that is no JSON object."""
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as parquet
+
+        return parquet.read_table(path).to_pylist()
+    rows = []
+    with path.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}, line {number}: expected a JSON object, found {error}") from error
+            if not isinstance(row, dict):
+                raise ValueError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
+            rows.append(row)
+    return rows
+
+
+def nested(row: Row, key: str) -> Any:
+    """``row[key]``, or for ``a.b`` ``row["a"]["b"]``; None when there is no such entry."""
+    if key in row:
+        return row[key]
+    value: Any = row
+    for part in key.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            return None
+        value = value[part]
+    return value
+
+
+# Questions
+
+
+def as_it_stands(row: Row, column: str) -> Any:
+    return nested(row, column)
+
+
+def after_body(row: Row, column: str) -> Any:
+    """A word problem told in one column and asked in another."""
+    body = str(row.get("Body") or row.get("body") or "").strip()
+    if body and body[-1] not in ".!?":
+        body += "."
+    return f"{body} {str(row[column]).strip()}".strip()
+
+
+def about_table(row: Row, column: str) -> Any:
+    title = f'regarding "{row["table_title"]}" ' if row.get("table_title") else ""
+    question = f"Read the following table {title}and answer a question:\n{row['table']}\n{row[column]}"
+    if row.get("choices"):
+        question += f" Please select from the following options: {row['choices']}"
+    return question
+
+
+def with_choices(row: Row, column: str) -> Any:
+    return f"{str(row[column]).strip()}\nAnswer Choices: {_listed(row)}"
+
+
+def with_chinese_choices(row: Row, column: str) -> Any:
+    question = str(row[column]).strip()
+    return question if column == "query" else f"{question}\n选项: {_listed(row)}"  # AGIEval's query lists them itself
+
+
+def _listed(row: Row) -> str:
+    """The options of a row as ``(A) first (B) second ...``, from a list, a mapping or one string."""
+    options = row.get("options") or row.get("choices")
+    if isinstance(options, Mapping):
+        return " ".join(f"({letter}) {str(text).strip()}" for letter, text in options.items() if text is not None)
+    if isinstance(options, str):  # "A) 15 B) 20 C) 25"
+        return re.sub(r"(?:^|\s+)\(?([A-J])\)\s*", r" (\1) ", options.strip()).strip()
+    texts = [str(option).strip() for option in options or ()]
+    marked = [_OPTION.fullmatch(text) for text in texts]
+    if all(m is not None and m.group(1) == letter for m, letter in zip(marked, "ABCDEFGHIJ", strict=False)):
+        texts = [m.group(2).strip() for m in marked if m is not None]  # they bring their letters along
+    return " ".join(f"({letter}) {text}" for letter, text in zip("ABCDEFGHIJ", texts, strict=False))
+
+
+# Gold answers
+
+
+def first(row: Row, column: str) -> Any:
+    """The first entry of a list."""
+    value = row[column]
+    return value[0] if isinstance(value, list) and value else value
+
+
+def after_hashes(row: Row, column: str) -> Any:
+    """What follows the last ####."""
+    value = row[column]
+    return value.rsplit("####", 1)[1] if isinstance(value, str) and "####" in value else None
+
+
+def boxed(row: Row, column: str) -> Any:
+    r"""The last \boxed of a solution; a column named answer holds the answer itself."""
+    value = row[column]
+    return value if column == "answer" else last_box(value) if isinstance(value, str) else None
+
+
+def without_dollars(row: Row, column: str) -> Any:
+    return str(row[column]).replace("$", "").strip()
+
+
+def without_unit(row: Row, column: str) -> Any:
+    """``9 (apples)`` is 9."""
+    return re.sub(r"\(.*?\)", "", str(row[column])).strip()
+
+
+def letter(row: Row, column: str) -> Any:
+    """A letter, or the index of an option (also as a list of one) as its letter."""
+    value = first(row, column)
+    return "ABCDEFGHIJ"[value] if isinstance(value, int) and 0 <= value < 10 else value
+
+
+def letter_or_value(row: Row, column: str) -> Any:
+    """The letters of a multiple-choice row, the answer of another one."""
+    return row.get("choice_answer") or row[column]
