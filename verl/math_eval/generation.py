@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from verl.math_eval.backends.base import Backend
+    from verl.math_eval.backends.base import Backend, Engine
 
 BACKENDS = ("auto", "vllm", "transformers", "server")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,8 @@ class BackendOptions:
     def __post_init__(self):
         if self.backend not in BACKENDS:
             raise ValueError(f"expected backend out of {', '.join(BACKENDS)}, found {self.backend!r}")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"expected dtype out of {', '.join(DTYPES)}, found {self.dtype!r}")
         for name in ("tensor_parallel_size", "data_parallel_size", "batch_size"):
             value = getattr(self, name)
             if value is not None and value < 1:
@@ -133,6 +136,8 @@ class BackendOptions:
             raise ValueError(
                 "expected no tensor_parallel_size nor data_parallel_size with base_url: the server has its own"
             )
+        if self.device.startswith("cuda:") and (self.data_parallel_size or 1) > 1:
+            raise ValueError(f"expected device cuda or cpu with data_parallel_size > 1, found {self.device}")
         if self.backend == "transformers" and self.tensor_parallel_size > 1:
             raise ValueError("expected backend vllm with tensor_parallel_size > 1, found transformers")
 
@@ -196,7 +201,7 @@ def make_backend(options: BackendOptions) -> "Backend":
     return make_engine(options)
 
 
-def make_engine(options: BackendOptions) -> "Backend":
+def make_engine(options: BackendOptions) -> "Engine":
     """One copy of the model in this process, whatever ``data_parallel_size`` says."""
     if options.chosen == "vllm":
         from verl.math_eval.backends.vllm_backend import VLLMBackend
@@ -224,7 +229,7 @@ def add_backend_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--data_parallel_size", type=int, help="engines (Ray actors); default: one per GPU")
     group.add_argument("--batch_size", type=int, help="samples one engine works on at once, or requests to the server")
     group.add_argument("--device", default="auto", help="auto: the GPU if there is one (transformers)")
-    group.add_argument("--dtype", default="auto", help="auto: bfloat16 on a GPU, float32 on the CPU")
+    group.add_argument("--dtype", default="auto", choices=DTYPES, help="auto: bfloat16 on a GPU, float32 on the CPU")
 
 
 def backend_options(model: str, args: argparse.Namespace) -> BackendOptions:

@@ -11,9 +11,9 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from verl.math_eval.backends.handout import Piece, take
 from verl.math_eval.generation import Completion, Request, Sampling, resolve_model
 
-Piece = list[Request]  # requests that are handed out together
 Progress = Callable[[int], None]  # takes tokens generated since the last call
 
 
@@ -29,11 +29,9 @@ class Backend(ABC):
     context: tokens that a prompt and its response can have together; None: no limit is known.
     settings: what of the backend changes samples: other settings, other samples.
     described: what else a reader wants to know (device, versions); a run may be continued under another one.
-    slots: how many requests keep it busy.
     """
 
     name: str
-    slots: int = 1
 
     def __init__(self, name_or_path: str):
         self.source = str(name_or_path)
@@ -65,13 +63,10 @@ class Backend(ABC):
         """
 
     @abstractmethod
-    def advance(
-        self, new: Sequence[Piece], sampling: Sampling, stop: Sequence[str], on_progress: Progress
-    ) -> list[Completion]:
-        """Take on the new pieces, work until some completions are finished, and return those.
-
-        Called with no new pieces as long as requests are under way. May return early with nothing.
-        """
+    def work(
+        self, pieces: Sequence[Piece], sampling: Sampling, stop: Sequence[str], on_progress: Progress
+    ) -> Iterator[list[Completion]]:
+        """Yield the completions of all pieces in lists, as they finish; a list may be empty."""
 
     def abandon(self) -> None:  # noqa: B027 -- a backend that holds nothing between two calls has nothing to do
         """Forget the requests under way."""
@@ -100,16 +95,9 @@ class Backend(ABC):
         too_long = [r for r in requests if self.room(r) <= 0 and r.key not in done]
         if too_long:
             yield [Completion(r, "", 0, "prompt_too_long") for r in too_long]
-        queue = deque(self.pieces([r for r in requests if self.room(r) > 0], sampling, done))
-        under_way = 0
+        pieces = self.pieces([r for r in requests if self.room(r) > 0], sampling, done)
         try:
-            while queue or under_way:
-                new = []
-                while queue and (under_way == 0 or under_way + len(queue[0]) <= self.slots):
-                    new.append(queue.popleft())
-                    under_way += len(new[-1])
-                finished = self.advance(new, sampling, stop, on_progress or (lambda tokens: None))
-                under_way -= len(finished)
+            for finished in self.work(pieces, sampling, stop, on_progress or (lambda tokens: None)):
                 if missing := [c for c in finished if c.request.key not in done]:
                     yield missing
         finally:
@@ -144,6 +132,35 @@ class Backend(ABC):
         """tokens: the response without its stop token. The text ends before the first stop text."""
         text = cut_at_stop(str(self.tokenizer.decode(list(tokens), skip_special_tokens=True)), texts)
         return Completion(request, text, len(tokens), reason)
+
+
+class Engine(Backend):
+    """A backend that takes on pieces and works on them for a while: what can run here or inside an actor.
+
+    slots: how many requests keep it busy.
+    """
+
+    slots: int = 1
+
+    @abstractmethod
+    def advance(
+        self, new: Sequence[Piece], sampling: Sampling, stop: Sequence[str], on_progress: Progress
+    ) -> list[Completion]:
+        """Take on the new pieces, work until some completions are finished, and return those.
+
+        Called with no new pieces as long as requests are under way. May return early with nothing.
+        """
+
+    def work(
+        self, pieces: Sequence[Piece], sampling: Sampling, stop: Sequence[str], on_progress: Progress
+    ) -> Iterator[list[Completion]]:
+        queue, under_way = deque(pieces), 0
+        while queue or under_way:
+            new = take(queue, under_way, self.slots)
+            under_way += sum(map(len, new))
+            finished = self.advance(new, sampling, stop, on_progress)
+            under_way -= len(finished)
+            yield finished
 
 
 def cut_at_stop(text: str, stop_texts: Sequence[str]) -> str:

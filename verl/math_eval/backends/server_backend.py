@@ -4,16 +4,18 @@ Samples carry their seeds, but the server decides what shares a batch and what e
 logits, and now and then a token, may differ between two runs.
 """
 
+import asyncio
 import os
 import random
-import time
+import threading
 from collections.abc import Collection, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
 import httpx
 
-from verl.math_eval.backends.base import Backend, Piece, Progress, cut_at_stop
+from verl.math_eval.backends.base import Engine, Progress, cut_at_stop
+from verl.math_eval.backends.handout import Piece
 from verl.math_eval.generation import Completion, Request, Sampling
 
 REQUESTS_UNDER_WAY = 64
@@ -23,7 +25,7 @@ RETRIED = (408, 425, 429)  # beside all of 500 and above
 EXTENDED = ("vllm", "sglang")  # servers that know stop_token_ids, top_k and the like
 
 
-class ServerBackend(Backend):
+class ServerBackend(Engine):
     """The model that ``base_url`` serves; ``name_or_path`` is where its tokenizer and configuration are.
 
     A key for the server is read from the environment variable OPENAI_API_KEY. batch_size: requests under way.
@@ -43,13 +45,19 @@ class ServerBackend(Backend):
             self.base_url += "/v1"
         key = os.environ.get("OPENAI_API_KEY")
         self.slots = batch_size or REQUESTS_UNDER_WAY
-        self._client = httpx.Client(
+        self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {key}"} if key else {},
             timeout=TIMEOUT,
             limits=httpx.Limits(max_connections=self.slots),
             trust_env=False,  # a proxy of the environment has no business between us and the server
         )
-        self._model, self.software, longest = self._served_model()
+        # The requests run in a loop of their own: a killed run does not wait for them, and a notebook keeps its loop.
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="server requests", daemon=True).start()
+        self._under_way: set[Future[Completion]] = set()
+        self._model, self.software, longest = asyncio.run_coroutine_threadsafe(
+            self._served_model(), self._loop
+        ).result()
         if longest and (self.context is None or longest < self.context):
             print(f"server: prompt and response together have {longest} tokens; the model allows {self.context}")
             self.context = longest
@@ -57,8 +65,6 @@ class ServerBackend(Backend):
             print(
                 f"warning: {self.base_url} is neither vLLM nor SGLang: stop tokens other than its own are sent as text"
             )
-        self._pool = ThreadPoolExecutor(self.slots, thread_name_prefix="server")
-        self._under_way: set[Future[Completion]] = set()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -76,7 +82,8 @@ class ServerBackend(Backend):
     ) -> list[Completion]:
         for piece in new:
             for request in piece:
-                self._under_way.add(self._pool.submit(self._complete, request, sampling, stop))
+                answer = self._complete(request, sampling, stop)
+                self._under_way.add(asyncio.run_coroutine_threadsafe(answer, self._loop))
         ready, self._under_way = wait(self._under_way, return_when=FIRST_COMPLETED)
         finished = [future.result() for future in ready]
         on_progress(sum(c.num_tokens for c in finished))
@@ -88,12 +95,12 @@ class ServerBackend(Backend):
         self._under_way = set()
 
     def close(self) -> None:
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._client.close()
+        asyncio.run_coroutine_threadsafe(self._client.aclose(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
 
-    def _served_model(self) -> tuple[str, str, int | None]:
+    async def _served_model(self) -> tuple[str, str, int | None]:
         """(name, software, context or None) of the model there: the one named like ours, or the only one."""
-        models = self._ask("GET", "/models").get("data", [])
+        models = (await self._ask("GET", "/models")).get("data", [])
         named = [m for m in models if m.get("id") in (self.source, self.folder)]
         if not named and len(models) != 1:
             found = ", ".join(str(m.get("id")) for m in models) or "none"
@@ -101,9 +108,9 @@ class ServerBackend(Backend):
         model = (named or models)[0]
         return str(model["id"]), str(model.get("owned_by", "")), model.get("max_model_len")
 
-    def _complete(self, request: Request, sampling: Sampling, stop: Sequence[str]) -> Completion:
+    async def _complete(self, request: Request, sampling: Sampling, stop: Sequence[str]) -> Completion:
         stop_ids, stop_texts = self.stops(stop)
-        answer = self._ask("POST", "/completions", self._body(request, sampling, stop_ids, stop_texts))
+        answer = await self._ask("POST", "/completions", self._body(request, sampling, stop_ids, stop_texts))
         choice = answer["choices"][0]
         reason = choice["finish_reason"]
         if reason not in ("stop", "length"):
@@ -133,15 +140,15 @@ class ServerBackend(Backend):
             return {**body, **extra, **({"return_token_ids": True} if self.software == "vllm" else {})}
         return {**body, "stop": [*stop_texts, *(self.tokenizer.decode([token]) for token in sorted(stop_ids))]}
 
-    def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
+    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
         """The answer to one request, tried again with growing pauses while the server or the way to it fails."""
         url, trouble = self.base_url + path, ""
         for attempt in range(TRIES):
             if attempt:
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1))
-                time.sleep(pause * random.uniform(0.5, 1.0))  # not all requests at the same moment
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # not all requests at the same moment
             try:
-                response = self._client.request(method, url, json=body)
+                response = await self._client.request(method, url, json=body)
             except httpx.TransportError as error:
                 trouble = f"{type(error).__name__}: {error}"
                 continue

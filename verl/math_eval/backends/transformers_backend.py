@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
-from verl.math_eval.backends.base import Backend, Piece, Progress
+from verl.math_eval.backends.base import Engine, Progress
 from verl.math_eval.backends.decoding import Batch
+from verl.math_eval.backends.handout import Piece
 from verl.math_eval.generation import Completion, Request, Sampling
 
 BATCH_TOKENS = 32_768  # rows x (prompt + new tokens) of one batch when the user sets no batch size
 
 
-class TransformersBackend(Backend):
+class TransformersBackend(Engine):
     """One loaded model. ``device`` and ``dtype``: ``auto`` is bf16 on a GPU, fp32 on a CPU."""
 
     name = "transformers"
@@ -25,9 +26,7 @@ class TransformersBackend(Backend):
     def __init__(self, name_or_path: str, device: str = "auto", dtype: str = "auto", batch_size: int | None = None):
         super().__init__(name_or_path)
         self.device = _device(device)
-        self.dtype = getattr(torch, dtype, None) if dtype != "auto" else _default_dtype(self.device)
-        if not isinstance(self.dtype, torch.dtype):
-            raise ValueError(f"expected dtype auto, float32, bfloat16 or float16, found {dtype!r}")
+        self.dtype = getattr(torch, dtype) if dtype != "auto" else _default_dtype(self.device)
         self.batch_size = batch_size
         try:
             model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=self.dtype)

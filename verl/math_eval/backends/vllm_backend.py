@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 
-from verl.math_eval.backends.base import Backend, EngineDied, Piece, Progress
+from verl.math_eval.backends.base import Engine, EngineDied, Progress
+from verl.math_eval.backends.handout import Piece
 from verl.math_eval.generation import Completion, Request, Sampling
 
 PIECE = 4  # samples of one problem that are handed out together: they share the prompt's KV cache
 COLLECT_SECONDS = 0.5  # finished samples are returned this often: grading and storing them one by one would cost more
 
 
-class VLLMBackend(Backend):
+class VLLMBackend(Engine):
     """One engine over ``tensor_parallel_size`` GPUs, or on the CPU.
 
     ``dtype`` auto is bf16 on a GPU, fp32 on a CPU. batch_size: vLLM's max_num_seqs.
