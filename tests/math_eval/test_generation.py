@@ -99,6 +99,12 @@ def test_a_sample_does_not_depend_on_its_batch(backend, sampling):
     assert alone == {key: together[key] for key in alone}
 
 
+def test_a_model_loaded_again_draws_the_same_samples(backend, tiny_model):
+    asked, sampling = requests(backend, 4), Sampling(1.0, 0.95, 30)
+    again = TransformersBackend(str(tiny_model), device="cpu")
+    assert run(again, asked, sampling) == run(backend, asked, sampling)
+
+
 def test_samples_of_a_problem_differ_and_follow_the_seed(backend):
     first = run(backend, requests(backend, 4), Sampling(1.0, 1.0, 20))
     texts = [first["p0", s].text for s in range(4)]
@@ -173,7 +179,9 @@ def test_cut_answers_say_so(backend):
     assert any(c.finish_reason == "length" and c.num_tokens == 2 for c in done.values())
 
 
-@pytest.mark.parametrize("values", [(-1, 1, 5), (1, 0, 5), (1, 1.5, 5), (1, 1, 0), (float("nan"), 1, 5)])
+@pytest.mark.parametrize(
+    "values", [(-1, 1, 5), (0.001, 1, 5), (2.5, 1, 5), (1, 0, 5), (1, 1.5, 5), (1, 1, 0), (float("nan"), 1, 5)]
+)
 def test_impossible_sampling_is_refused(values):
     with pytest.raises(ValueError, match="expected"):
         Sampling(*values)

@@ -26,15 +26,17 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Sampling:
-    """temperature 0 is greedy decoding; top_p in (0, 1]; max_new_tokens is capped by the model's context."""
+    """temperature 0 is greedy decoding, else from 0.01 to 2 (vLLM changes or refuses others); top_p in (0, 1];
+    max_new_tokens is capped by the model's context.
+    """
 
     temperature: float = 0.0
     top_p: float = 1.0
     max_new_tokens: int = 4096
 
     def __post_init__(self):
-        if not self.temperature >= 0:
-            raise ValueError(f"expected temperature >= 0, found {self.temperature}")
+        if self.temperature != 0 and not 0.01 <= self.temperature <= 2:
+            raise ValueError(f"expected temperature 0 (greedy) or from 0.01 to 2, found {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"expected 0 < top_p <= 1, found {self.top_p}")
         if self.max_new_tokens < 1:
