@@ -46,6 +46,23 @@ CASES = [
     ("So 6 times 7 gives 42", "42", "number", "lenient: the last number"),
     ("about 1,234 in all", "1,234", "number", "with its thousands mark"),
     ("see AZYUK2A", "", "none", "a digit in a word is no number"),
+    ("<answer>\\frac{1}{2}</answer>", "\\frac{1}{2}", "marker", "answer tags"),
+    (
+        "<think>\\boxed{1}</think><answer>It is \\boxed{2}.</answer> or \\boxed{3}",
+        "2",
+        "box",
+        "only what is in the tag",
+    ),
+    ("<answer>The answer is 42</answer>", "42", "marker", "a marker in the tag"),
+    ("The correct option is (B)", "(B)", "marker", "the correct option"),
+    ("故选：B", "B", "marker", "a choice in Chinese"),
+    ("The answer is clearly 5.", "5", "marker", "an adverb in front of the number"),
+    ("The answer is yes, because 2>1.", "yes", "marker", "a word and its reason"),
+    ("(1,2)", "(1,2)", "whole", "lenient: nothing but an answer"),
+    ("**B**", "B", "whole", "lenient: nothing but a letter"),
+    ("$-42$", "-42", "whole", "lenient: nothing but a formula"),
+    ("so boxed{42}", "42", "box", "a box that lost its backslash"),
+    ("so \boxed{42}", "42", "box", "a box whose backslash was read as an escape"),
     ("No idea.", "", "none", "nothing to find"),
     ("", "", "none", "nothing at all"),
 ]
@@ -58,7 +75,7 @@ def test_final_answer_is_found(text, answer, method, why):
     assert bool(found.reason) == (method == "none")
 
 
-@pytest.mark.parametrize("text", ["So 6 times 7 gives 42", "hence $x = 5$ and we are done"])
+@pytest.mark.parametrize("text", ["So 6 times 7 gives 42", "hence $x = 5$ and we are done", "42"])
 def test_strict_mode_takes_boxes_and_markers_only(text):
     assert extract(text).answer
     assert extract(text, "strict").answer == ""
@@ -78,6 +95,9 @@ def test_strict_mode_takes_boxes_and_markers_only(text):
         "\\[" * 30_000,
         "-" * 100_000 + "5",
         "1," * 50_000,
+        "<answer>" * 20_000,
+        "<answer>" + "x" * 100_000 + "</answer>",
+        "so because " * 20_000,
     ],
     ids=lambda text: text[:8],
 )

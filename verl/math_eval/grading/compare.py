@@ -10,7 +10,6 @@ from verl.math_eval.grading.forms import (
     choice_letters,
     choice_with_value,
     function_of,
-    is_asked_for,
     is_name,
     is_set,
     names_of,
@@ -18,13 +17,13 @@ from verl.math_eval.grading.forms import (
     sorted_by_name,
     split_domain,
     split_names,
+    values_of,
     words,
 )
-from verl.math_eval.grading.leaves import constant_factors, same_value
+from verl.math_eval.grading.leaves import constant_factors, same_value, says_two_numbers
 from verl.math_eval.grading.limits import MAX_BRACKETS, nesting, refusal
 from verl.math_eval.grading.normalize import MAX_LENGTH, TEXT, key, normalize
 from verl.math_eval.grading.notations import (
-    Decision,
     is_remainder,
     same_daytime,
     same_in_base,
@@ -32,7 +31,7 @@ from verl.math_eval.grading.notations import (
     split_residue,
 )
 from verl.math_eval.grading.readings import readings
-from verl.math_eval.grading.regions import Interval, as_region, may_be_region
+from verl.math_eval.grading.regions import Interval, as_region, may_be_region, variable_of
 from verl.math_eval.grading.structure import (
     FLIPPED,
     MAX_ITEMS,
@@ -46,7 +45,7 @@ from verl.math_eval.grading.structure import (
     split_list,
     split_relation,
 )
-from verl.math_eval.grading.units import letter_as_unit, split_unit, units_agree
+from verl.math_eval.grading.units import Decision, letters_as_unit, same_compound, same_share, split_unit, units_agree
 
 T = TypeVar("T")
 
@@ -138,31 +137,24 @@ class _Comparison:
         if gold_words is None or answer_words is None:
             marked = TEXT in (a if gold_words is None else g)
             return self.say(False, "words against a formula") if marked else None
-        if TEXT not in a + g and max(len(gold_words), len(answer_words)) <= 3:
+        if TEXT not in a + g and max(len(gold_words), len(answer_words)) <= 3 and not {"yes", "no"} & {gold_words}:
             return None  # perhaps products of variables
         return self.say(answer_words == gold_words, "words")
 
     def _quantity(self, a: str, g: str, depth: int) -> bool | None:
         """Units and percent signs; then numbers, where they are all there is."""
         qa, qg = split_unit(a), split_unit(g)
-        qa, qg = letter_as_unit(a, qg) or qa, letter_as_unit(g, qa) or qg
+        qa, qg = letters_as_unit(a, qg) or qa, letters_as_unit(g, qa) or qg
         if (qa.value, qg.value) != (a, g):
             if not units_agree(qa, qg):
                 return self.say(False, "another unit")
-            if qa.percent != qg.percent and self._percent(qa.value, qg.value, qa.percent):
-                return True
+            if qa.percent != qg.percent and same_share(qa, qg):
+                return self.say(True, "percent")
             return self.equal(qa.value, qg.value, depth + 1)
         na, ng = number(a), number(g)
         if na is None or ng is None:
             return None
         return self.say(na == ng or rounds_to(a, na, g, ng), "numbers")
-
-    def _percent(self, a: str, g: str, answer_has_sign: bool) -> bool:
-        """25% is 0.25."""
-        na, ng = number(a), number(g)
-        if na is None or ng is None:
-            return False
-        return self.say(na == ng * 100 if answer_has_sign else na * 100 == ng, "percent")
 
     def _daytime(self, a: str, g: str, depth: int) -> bool | None:
         return self._decide(same_daytime(a, g))
@@ -172,6 +164,9 @@ class _Comparison:
 
     def _ratio(self, a: str, g: str, depth: int) -> bool | None:
         return self._decide(same_ratio(a, g))
+
+    def _compound(self, a: str, g: str, depth: int) -> bool | None:
+        return self._decide(same_compound(a, g))
 
     def _decide(self, decision: Decision) -> bool | None:
         return None if decision is None else self.say(*decision)
@@ -204,6 +199,8 @@ class _Comparison:
 
     def _list(self, a: str, g: str, depth: int) -> bool | None:
         """a, b and c: equal counts, in any order unless ";", names or brackets fix it."""
+        if may_be_region(a) and may_be_region(g) and as_region(a) is not None and as_region(g) is not None:
+            return None
         (la, fixed_a), (lg, fixed_g) = split_list(a), split_list(g)
         la, lg = _both_signs(la), _both_signs(lg)
         ba, bg = bracketed(a), bracketed(g)
@@ -262,6 +259,8 @@ class _Comparison:
         ra, rg = as_region(a), as_region(g)
         if ra is None or rg is None:
             return None
+        if depth > 0 and len({variable_of(a), variable_of(g)} - {""}) > 1:
+            return self.say(False, "another variable")
         same = len(ra) == len(rg) and _partners(ra, rg, lambda x, y: self._same_interval(x, y, depth))
         return self.say(same, "same intervals" if same else "other intervals")
 
@@ -301,7 +300,7 @@ class _Comparison:
         ma, mg = ma or in_form_of(mg, a), mg or in_form_of(ma, g)
         if ma is None or mg is None:
             return self.say(False, "only one is a matrix")
-        if ma.kind != mg.kind or ma.shape != mg.shape:
+        if ma.shape != mg.shape:
             return self.say(False, "another shape of matrix")
         return all(self._in_order(ra, rg, depth) for ra, rg in zip(ma.rows, mg.rows, strict=True))
 
@@ -316,7 +315,9 @@ class _Comparison:
         if sa == sg == ["="]:
             return self._equations(ma, mg, depth)
         if _VALUE_SIGNS.issuperset(sa) and _VALUE_SIGNS.issuperset(sg):
-            values_a, values_g = _values(ma, sa, asked_for=not sg), _values(mg, sg)
+            values_a, values_g = values_of(ma, sa, asked_for=not sg), values_of(mg, sg)
+            if says_two_numbers(ma, sa) or says_two_numbers(mg, sg):
+                return self.say(False, "contradiction")
             return all(self.equal(x, y, depth + 1) for x in values_a for y in values_g)
         if len(sa) == len(sg) == 1 and sa[0] in FLIPPED and sg[0] in FLIPPED:
             return self._inequalities(ma, sa[0], mg, sg[0])
@@ -367,11 +368,12 @@ class _Comparison:
 
 _RULES = (
     _Comparison._choice,
-    _Comparison._text,
     _Comparison._daytime,
+    _Comparison._text,
     _Comparison._clause,
     _Comparison._residue,
     _Comparison._in_base,
+    _Comparison._compound,
     _Comparison._quantity,
     _Comparison._ratio,
     _Comparison._list,
@@ -403,20 +405,6 @@ def _members(items: list[str], found: Bracketed | None) -> list[str]:
     if found is None or not is_set(found):
         return items
     return list({key(item): item for item in _both_signs(found.items)}.values())
-
-
-def _values(members: list[str], signs: list[str], asked_for: bool = False) -> list[str]:
-    """What "x = 2 = 6/3 \\approx 2.00" says x is: all of it without the name and, where there is an exact value, the
-    roundings. ``asked_for``: also without "a + b" in "a + b = 5".
-    """
-    if not signs:
-        return members
-    without_value = [is_name(m) or (asked_for and is_asked_for(m)) for m in members]
-    if without_value == [False, True]:
-        return members[:1]  # 10 = x
-    start = min(without_value.index(False) if False in without_value else 1, len(members) - 1)
-    exact_ones = [m for i, m in enumerate(members) if i >= start and (i == 0 or signs[i - 1] != "\\approx")]
-    return exact_ones or members[start:]
 
 
 def _round(bracket: str) -> str:

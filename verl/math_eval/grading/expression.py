@@ -2,7 +2,8 @@
 ever executed.
 
 Nodes: ("num", Fraction), ("sym", name), ("const", "pi" | "e" | "i" | "infty"), ("add", nodes), ("mul", nodes),
-("div", a, b), ("pow", a, b), ("neg", a), ("fact", a), ("call", function name, nodes).
+("div", a, b), ("pow", a, b), ("neg", a), ("fact", a), ("call", function name, nodes), and ("apply", name, nodes) for an
+unknown function like f.
 """
 
 import re
@@ -18,6 +19,7 @@ MAX_DIGITS = 1_000
 Node = tuple
 
 _LIST_FUNCTIONS = names("max min gcd lcm")  # of any number of arguments
+_UNKNOWN_FUNCTION = re.compile(r"([fghFGH])(?:\s*(?:'|[_^]\{[^{}]*\}))*\s*(\()?")
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
 _DECORATED = names(
     "hat bar vec dot ddot tilde overline overrightarrow mathcal mathbb mathfrak mathscr widehat widetilde underline"
@@ -36,12 +38,25 @@ class Unreadable(Exception):
     """The text is not an expression that this reader knows."""
 
 
-def read(text: str, tight: bool = True) -> tuple[Node, bool]:
+def unknown_functions(*texts: str) -> frozenset[str]:
+    """The letters out of f, g, h that stand before "(" wherever they occur: f(2x) is then no product, g(m+M) beside gm
+    is one.
+    """
+    found = [
+        match
+        for text in texts
+        for match in _UNKNOWN_FUNCTION.finditer(re.sub(rf"\\[a-zA-Z]+|{TEXT}[^{END}]*{END}", " ", text))
+    ]
+    return frozenset(m[1] for m in found) - frozenset(m[1] for m in found if not m[2])
+
+
+def read(text: str, tight: bool = True, functions: frozenset[str] = frozenset()) -> tuple[Node, bool]:
     """(tree, whether "/" could be meant in another way). ``tight``: 1/2x is 1/(2x); otherwise it is (1/2)x.
 
-    Raises Unreadable for anything unknown, malformed or too large.
+    functions: letters that are applied to what stands behind them in parentheses. Raises Unreadable for anything
+    unknown, malformed or too large.
     """
-    parser = _Parser(text, tight)
+    parser = _Parser(text, tight, functions)
     try:
         tree = parser.expression()
     except RecursionError:
@@ -52,8 +67,8 @@ def read(text: str, tight: bool = True) -> tuple[Node, bool]:
 
 
 class _Parser:
-    def __init__(self, text: str, tight: bool):
-        self.text, self.tight = text, tight
+    def __init__(self, text: str, tight: bool, functions: frozenset[str]):
+        self.text, self.tight, self.functions = text, tight, functions
         self.tokens = _tokens(text)
         self.index = -1
         self.kind: Any = None  # of the token at hand, None at the end
@@ -132,7 +147,13 @@ class _Parser:
     def _power(self) -> Node:
         node = self._atom()
         while self.value in ("^", "!"):
-            node = ("fact", node) if self._advance() == "!" else ("pow", node, self._group())
+            if self._advance() == "^":
+                node = ("pow", node, self._group())
+            elif self.value == "!":
+                self._advance()
+                node = ("call", "fac2", (node,))
+            else:
+                node = ("fact", node)
         return node
 
     def _group(self) -> Node:
@@ -196,6 +217,10 @@ class _Parser:
     def _symbol(self, letter: str) -> Node:
         self._advance()
         name = letter + self._suffix()
+        if letter in self.functions:
+            while self.value == "^":  # f^{-1}(x)
+                name += self._advance() + self._raw_group()
+            return ("apply", name, self._arguments())
         if name in ("e", "i"):
             return ("const", name)
         return ("sym", name)

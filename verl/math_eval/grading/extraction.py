@@ -8,9 +8,11 @@ from dataclasses import dataclass
 TAIL = 20_000  # characters of a text that are looked at, from its end
 MAX_SPANS = 64  # boxes and markers that are looked at, from the end
 MAX_NESTED_BOXES = 5
+MAX_WHOLE = 80  # characters of a text that is nothing but an answer
 MAX_GAP = 60  # characters between two boxes that can belong to one list
 
-_BOX = re.compile(r"\\(?:boxed|fbox|framebox)(?![a-zA-Z])[ \t\n]{0,16}")
+# The second form lost its backslash, the third had it read as an escape by somebody's JSON.
+_BOX = re.compile(r"\\(?:[bB]oxed|fbox|framebox)(?![a-zA-Z])[ \t\n]{0,16}|(?<![a-zA-Z\\])boxed(?=\{)|\x08oxed(?=\{)")
 _BARE_BOX = re.compile(r"-?(?:\\[a-zA-Z]{1,20}|[0-9A-Za-z.]{1,40})")
 _GAP = re.compile(
     r"(?:[\s$,;&.]|\\(?:quad|qquad|,|;|:|!|\\|\[|\]|\(|\)| )|\\(?:text|mathrm|mbox)\{|\}|\b(?:and|or)\b"
@@ -18,9 +20,15 @@ _GAP = re.compile(
 )
 _MARKER = re.compile(
     r"(?:final\s{1,4}answer\s{1,4}is|answers?\s{1,4}(?:is|are)|(?<![a-z])answer\s{0,4}\**\s{0,4}[:：=]\**"
-    r"|final\s{1,4}answer\**(?=\s{0,4}\n)|####|答案\s{0,4}[是为：:])",
+    r"|final\s{1,4}answer\**(?=\s{0,4}\n)|correct\s{1,4}(?:option|choice)\s{1,4}is|####|答案\s{0,4}[是为：:]|故选\s{0,4}[：:]?)",
     re.IGNORECASE,
 )
+_ANSWER_TAG = re.compile(r"<answer>((?:(?!</?answer>).){1,4000})</answer>", re.DOTALL)
+_HEDGE = re.compile(
+    r"(?:(?:clearly|therefore|simply|thus|then|just|indeed|exactly|given by|equal to)\s{1,4})+(?=[\d$\\(-])"
+)
+_REASON = re.compile(r",?\s{1,4}(?:because|since)\s")
+_PROSE = re.compile(r"(?<!\\)[^\W\d_]{2,}\s+\S")
 _INSIDE = r"(?:[^$\\]|\\[^\n]){1,2000}"  # \$ does not end a formula
 _MATH = re.compile(
     rf"(?<!\\)\$\$({_INSIDE})\$\$|(?<!\\)\$({_INSIDE})\$|"
@@ -34,7 +42,7 @@ _LETTER_THEN_WORDS = re.compile(r"\(?([A-J])\)?[.,:]?\s+(?:because|since|as)\b")
 
 @dataclass(frozen=True)
 class Extraction:
-    """answer: "" when there is none. method: box, boxes, marker, math, number or none. reason: why there is none."""
+    """answer: "" when there is none, with the reason. method: box, boxes, marker, whole, math, number or none."""
 
     answer: str
     method: str
@@ -45,11 +53,14 @@ def extract(text: str, mode: str = "lenient") -> Extraction:
     """The final answer of a model's text.
 
     The last closed \\boxed{} (or neighbouring boxes as one list), else what follows the last "answer is", "Answer:" or
-    "####", else, only in ``lenient`` mode, the last formula or number. ``strict`` stops after the first two.
+    "####", else, only in ``lenient`` mode, a text that is nothing but an answer, the last formula, or the last number.
+    Where there is an <answer> tag, only what is in the last one counts.
     """
     body, unfinished = _cut(text)
     if unfinished:
         return Extraction("", "none", "unfinished thinking")
+    tag = _answer_tag(body)
+    body = tag or body
     boxes, unclosed = find_boxes(body)
     if boxes:
         return _join(body, boxes)
@@ -57,7 +68,11 @@ def extract(text: str, mode: str = "lenient") -> Extraction:
         return Extraction("", "none", "box never closed")
     if answer := _after_marker(body):
         return Extraction(answer, "marker")
+    if tag:
+        return Extraction(_without_dollars(body), "marker")
     if mode == "lenient":
+        if answer := _whole(body):
+            return Extraction(answer, "whole")
         if answer := _last_math(body):
             return Extraction(answer, "math")
         if answer := _last_number(body):
@@ -98,6 +113,25 @@ def _cut(text: str) -> tuple[str, bool]:
     elif "<think>" in text:
         return "", True
     return text[-TAIL:], False
+
+
+def _answer_tag(text: str) -> str:
+    found = _ANSWER_TAG.findall(text)
+    return found[-1].strip() if found else ""
+
+
+def _whole(text: str) -> str:
+    """A short text without prose: "B", "(1, 2)", "x = 5", "Yes"."""
+    text = text.strip()
+    if not 0 < len(text) <= MAX_WHOLE or "\n" in text or _PROSE.search(text):
+        return ""
+    answer = _without_dollars(text.strip("*"))
+    return answer if any(c.isalnum() for c in answer) else ""
+
+
+def _without_dollars(text: str) -> str:
+    text = text.strip()
+    return text[1:-1].strip() if text[:1] == text[-1:] == "$" and text.count("$") == 2 else text
 
 
 def _matching_braces(text: str) -> dict[int, int]:
@@ -150,6 +184,9 @@ def _after_marker(text: str) -> str:
 
 def _first_statement(line: str) -> str:
     """What a line says after "the answer is": its formula, or its first sentence without the words behind a number."""
+    line = _HEDGE.sub("", line, count=1)
+    if (reason := _REASON.search(line)) and "$" not in line[reason.start() :]:
+        line = line[: reason.start()]
     spans = [m.group().strip("$") for m in _MATH.finditer(line)]
     if len(spans) == 1:
         return spans[0].strip()

@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from fractions import Fraction
 
 from verl.math_eval.grading.expression import Unreadable, read
 from verl.math_eval.grading.normalize import END, QUOTES, TEXT, names
@@ -11,7 +12,9 @@ from verl.math_eval.grading.values import symbols
 _LETTER = re.compile(
     rf"(?:[{TEXT}\s]*(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s)?[{END}{TEXT}(\[\s]*([A-J])[{END})\]\s]*(?:[.:][{END}\s]*)?"
 )
-_LETTER_AND_VALUE = re.compile(rf"{TEXT}?\s*(?:\(\s*([A-J])\s*\)|([A-J])\s*[.:)])\s*{END}?\s*(\S.*)", re.DOTALL)
+_LETTER_AND_VALUE = re.compile(
+    rf"{TEXT}?\s*(?:\(\s*([A-J])\s*\)|([A-J])\s*{END}?\s*[.:)])\s*{END}?\s*(\S.*)", re.DOTALL
+)
 _LETTERS = re.compile(r"[A-J]{2,10}")
 _NUMBER_WORDS = {
     word: value
@@ -22,10 +25,15 @@ _NUMBER_WORDS = {
         )
     )
 } | {word: 10 * tens for tens, word in enumerate(names("thirty forty fifty sixty seventy eighty ninety"), 3)}
-_SYNONYMS = {"dne": "doe not exist"}  # as ``words`` spells them
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9}
+_PARTS = {
+    word: parts for parts, word in enumerate(names("half third quarter fifth sixth seventh eighth ninth tenth"), 2)
+} | {"halve": 2, "fourth": 4, "hundredth": 100}
+_SYNONYMS = {"dne": "doe not exist", "not possible": "impossible"}  # as ``words`` spells them
 _WORDS_FOR_SYMBOLS = {
-    **dict.fromkeys(["no solution", "empty set"], "\\emptyset"),
+    **dict.fromkeys(["no solution", "no real solution", "no solution exist", "empty set"], "\\emptyset"),
     **dict.fromkeys(["all real number", "all real"], "\\mathbb{R}"),
+    **dict.fromkeys(["infinity", "infinite", "infinitely many", "infinitely many solution"], "\\infty"),
 }
 _BIG_OPERATOR = re.compile(r"\\(?:lim|sum|prod|int|iint|oint)(?![a-zA-Z])")
 _NOT_WORDS = re.compile(r"[\\=<>^_{}+*/|\[\]]")
@@ -34,6 +42,7 @@ _SYMBOL = rf"(?:\\?[a-zA-Z]+|\\(?:hat|bar|vec|overline|dot|widehat)\{{[^{{}}]*\}
 _NAME = re.compile(
     rf"(?:m\s*)?(?:\\(?:angle|triangle|Delta)\s*)?{_SYMBOL}(?:\s*(?:_\{{[^{{}}]*\}}|_\\[a-zA-Z]+|'|\^\{{'+\}}|[A-Z]|{TEXT}[^{END}]*{END}))*"
     r"\s*(?:\(\s*[a-zA-Z0-9,\s\\]*\))?|(?:[PE]|\\Pr)\s*[(\[][^()\[\]]*[)\]]|\|\s*[A-Z]{2}\s*\||\[[A-Z]{3,6}\]"
+    r"|[A-Z]\s*\^\{(?:-1|T|\\top)\}|[a-zA-Z]\s*\^\{-1\}\s*\([a-z]\)"
 )
 _NAMES = re.compile(
     r"(?:[(\[]|\\\{|\\langle)?\s*(?:\\?[a-zA-Z]+(?:_\{\w+\})?)(?:\s*,\s*\\?[a-zA-Z]+(?:_\{\w+\})?)+\s*(?:[)\]]|\\\}|\\rangle)?"
@@ -84,26 +93,73 @@ def _plain_words(text: str) -> str:
     return " ".join(w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in found)
 
 
-def number_word(text: str) -> int | None:
-    """5 of "five" and 25 of "twenty-five"; None for other words."""
-    tens, _, ones = text.replace(TEXT, "").replace(END, "").strip().casefold().partition("-")
-    value = _NUMBER_WORDS.get(tens)
-    if value is None or not ones:
-        return value
-    unit = _NUMBER_WORDS.get(ones, 0)
-    return value + unit if value >= 20 and 0 < unit < 10 else None
+def number_word(text: str) -> Fraction | None:
+    """5 of "five", 125 of "one hundred and twenty-five", 2/3 of "two thirds"; None for other words."""
+    found = re.split(r"[\s-]+", text.replace(TEXT, "").replace(END, "").strip().casefold())
+    if len(found) > 12:
+        return None
+    parts = _PARTS.get(found[-1]) or _PARTS.get(found[-1].removesuffix("s"))
+    if parts is None:
+        return _whole_number(found)
+    if "and" in found:  # two and a half
+        middle = found.index("and")
+        whole, above = (
+            _whole_number(found[:middle]),
+            _whole_number([w.replace("a", "one") for w in found[middle + 1 : -1]]),
+        )
+        return whole + above / parts if whole is not None and above is not None else None
+    above = _whole_number(found[:-1] or ["one"])
+    return None if above is None else above / parts
+
+
+def _whole_number(found: list[str]) -> Fraction | None:
+    """Of words without a fraction; each must be smaller than the place that the one before it left open."""
+    total, current, last = 0, 0, ""
+    for word in found:
+        value = 1 if word == "a" and not last else _NUMBER_WORDS.get(word)
+        if value is not None:
+            room = 10 if current % 100 >= 20 else 100
+            if last and (value >= room or value == 0 or current % room):
+                return None
+            current += value
+        elif word in _SCALES and current:
+            current *= _SCALES[word]
+            if _SCALES[word] >= 1000:
+                total, current = total + current, 0
+        elif word != "and" or last not in _SCALES:
+            return None
+        last = word
+    return Fraction(total + current) if last not in ("", "and", "a") else None
 
 
 def in_symbols(text: str) -> str:
-    """The formula of words that stand for one (five, no solution, all real numbers); other answers as they are."""
-    if (value := number_word(text)) is not None:
-        return str(value)
-    return _WORDS_FOR_SYMBOLS.get(words(text) or "", text)
+    """The formula of words that stand for one (five, two thirds, no solution, all real numbers) and the number in "five
+    apples"; other answers as they are.
+    """
+    plain = words(text)
+    if plain is None:
+        return text
+    if plain in _WORDS_FOR_SYMBOLS:
+        return _WORDS_FOR_SYMBOLS[plain]
+    found = text.replace(TEXT, "").replace(END, "").split()
+    for end in range(len(found), max(0, len(found) - 3), -1):
+        if (value := number_word(" ".join(found[:end]))) is not None:
+            rest = " ".join(found[end:])
+            number = str(value) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
+            return f"{number}{TEXT}{rest}{END}" if rest else number
+    return text
 
 
 def is_name(text: str) -> bool:
     """x, x_1, f(x), m_{\\max}, \\angle ABC, (x, y): what may stand in front of "=" and be left out."""
-    return bool(_NAME.fullmatch(text) or _NAMES.fullmatch(text))
+    return text.strip() != "\\pi" and bool(_NAME.fullmatch(text) or _NAMES.fullmatch(text) or _is_symbol(text))
+
+
+def _is_symbol(text: str) -> bool:
+    try:
+        return read(text)[0][0] == "sym"
+    except Unreadable:
+        return False
 
 
 def is_asked_for(text: str) -> bool:
@@ -178,3 +234,17 @@ def rename_argument(members: list[str], like: list[str]) -> str | None:
     if mine is None or other is None or mine[0] != other[0]:
         return None
     return re.sub(rf"(?<![a-zA-Z\\]){mine[1]}(?![a-zA-Z])", other[1], members[1])
+
+
+def values_of(members: list[str], signs: list[str], asked_for: bool = False) -> list[str]:
+    """What "x = 2 = 6/3 \\approx 2.00" says x is: all of it without the name and, where there is an exact value, the
+    roundings. ``asked_for``: also without "a + b" in "a + b = 5".
+    """
+    if not signs:
+        return members
+    without_value = [is_name(m) or (asked_for and is_asked_for(m)) for m in members]
+    if without_value == [False, True]:
+        return members[:1]  # 10 = x
+    start = min(without_value.index(False) if False in without_value else 1, len(members) - 1)
+    exact_ones = [m for i, m in enumerate(members) if i >= start and (i == 0 or signs[i - 1] != "\\approx")]
+    return exact_ones or members[start:]

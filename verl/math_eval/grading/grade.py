@@ -14,7 +14,7 @@ from verl.math_eval.grading.compare import NeedsSymbolic, Verdict, answer_key, c
 from verl.math_eval.grading.extraction import extract
 from verl.math_eval.grading.workers import SymbolicPool, TimedOut, WorkerDied, shared_pool
 
-GRADER_VERSION = "2"  # raise it with every change that can change a grade: stored samples are then graded again
+GRADER_VERSION = "3"  # raise it with every change that can change a grade: stored samples are then graded again
 MODES = ("lenient", "strict")
 SECONDS = 5.0  # for all symbolic questions of one grade
 
@@ -24,8 +24,8 @@ class Grade:
     """correct: the verdict. status: "graded", "no_answer", "timeout" or "error"; the last two count as wrong and are
     counted by reason.
 
-    extracted, method: the answer found in the text and how (box, boxes, marker, math, number, none). reason: what
-        decided.
+    extracted, method: the answer found in the text and how (box, boxes, marker, whole, math, number, none).
+    reason: what decided.
     """
 
     correct: bool
@@ -39,7 +39,8 @@ class Grade:
 def grade_many(pairs: Sequence[tuple[str, str]], mode: str = "lenient", seconds: float = SECONDS) -> list[Grade]:
     """One grade per (model text, gold answer), in order. Equal (answer, gold) pairs are compared once.
 
-    mode: "strict" accepts an answer in a box or behind a marker only, "lenient" also the last formula or number.
+    mode: "strict" accepts an answer in a box or behind a marker only, "lenient" also a text that is nothing but an
+        answer, the last formula, or the last number.
     """
     if mode not in MODES:
         raise ValueError(f"expected extraction out of {', '.join(MODES)}, found {mode!r}")

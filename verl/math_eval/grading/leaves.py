@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from verl.math_eval.grading.decimals import rounds_approximately, rounds_to
-from verl.math_eval.grading.expression import Node, Unreadable, read
+from verl.math_eval.grading.decimals import number, rounds_approximately, rounds_to
+from verl.math_eval.grading.expression import Node, Unreadable, read, unknown_functions
 from verl.math_eval.grading.values import (
     NotRational,
     TooLarge,
@@ -20,12 +20,20 @@ from verl.math_eval.grading.values import (
 
 def same_value(answer: str, gold: str) -> tuple[bool | None, str]:
     """(whether two expressions are worth the same, how that was found); (None, "") for what cannot be read."""
+    functions = unknown_functions(answer, gold)
     try:
-        pairs = [(a, g) for a in _trees(answer) for g in _trees(gold)]
+        pairs = [(a, g) for a in _trees(answer, functions) for g in _trees(gold, functions)]
     except Unreadable:
         return None, ""
     verdicts = [_same(answer, a, gold, g) for a, g in pairs]
     return next((v for v in verdicts if v[0]), verdicts[0])
+
+
+def says_two_numbers(members: Sequence[str], signs: Sequence[str]) -> bool:
+    """Whether 42 \\approx 43 is among them: between whole numbers that is no rounding."""
+    approximations = [pair for sign, *pair in zip(signs, members[:-1], members[1:], strict=True) if sign == "\\approx"]
+    values = [(number(x), number(y)) for x, y in approximations]
+    return any(x != y and x and y and x.denominator == y.denominator == 1 for x, y in values)
 
 
 def constant_factors(answer: Sequence[str], gold: Sequence[str]) -> list[Any] | None:
@@ -34,8 +42,10 @@ def constant_factors(answer: Sequence[str], gold: Sequence[str]) -> list[Any] | 
 
     Empty when there is none: the relations are different. None when a side cannot be read.
     """
+    left, right = (f"{sides[0]}-({sides[1]})" for sides in (answer, gold))
+    functions = unknown_functions(left, right)
     try:
-        pairs = [(a, g) for a in _trees(f"{answer[0]}-({answer[1]})") for g in _trees(f"{gold[0]}-({gold[1]})")]
+        pairs = [(a, g) for a in _trees(left, functions) for g in _trees(right, functions)]
     except Unreadable:
         return None
     factors = []
@@ -48,10 +58,10 @@ def constant_factors(answer: Sequence[str], gold: Sequence[str]) -> list[Any] | 
     return [f for f in factors if f is not None]
 
 
-def _trees(text: str) -> list[Node]:
+def _trees(text: str, functions: frozenset[str]) -> list[Node]:
     """The expression, in both readings where "/" leaves a choice."""
-    tree, ambiguous = read(text)
-    return [tree, read(text, tight=False)[0]] if ambiguous else [tree]
+    tree, ambiguous = read(text, functions=functions)
+    return [tree, read(text, tight=False, functions=functions)[0]] if ambiguous else [tree]
 
 
 def _same(answer: str, a: Node, gold: str, g: Node) -> tuple[bool | None, str]:

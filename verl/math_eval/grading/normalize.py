@@ -6,6 +6,7 @@ variable is decided by exactly that.
 
 import re
 import unicodedata
+from fractions import Fraction
 
 TEXT, END = "\ue000", "\ue001"  # private-use characters around what stood in \text{...}
 MAX_LENGTH = 4_000
@@ -49,15 +50,17 @@ _RENAMED = {
     **dict.fromkeys(["wedge", "land"], " and "),
     **dict.fromkeys(["quad", "qquad", "thinspace", "enspace", "space"], " "),
     **dict.fromkeys(["displaystyle", "textstyle", "scriptstyle", "limits", "nolimits", "mathstrut", "strut"], ""),
-    **dict.fromkeys(["left", "right", "middle", "rm", "it", "bf", "big", "Big", "bigg", "Bigg"], ""),
+    **dict.fromkeys(["left", "right", "middle", "rm", "it", "bf", "big", "Big", "bigg", "Bigg", "checkmark"], ""),
+    **dict.fromkeys(["large", "Large", "LARGE", "huge", "Huge", "small", "normalsize", "blacksquare", "square"], ""),
     **dict.fromkeys(["bigl", "bigr", "Bigl", "Bigr", "biggl", "biggr", "Biggl", "Biggr"], ""),
     "neq": "ne", "lt": "<", "gt": ">", "varnothing": "emptyset", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[",
     "rbrack": "]", "ast": "*", "times": "*", "cdot": "*", "div": "/", "colon": ":", "ratio": ":", "degree": "^\\circ ",
     "simeq": "approx", "tg": "tan", "arctg": "arctan", "ctg": "cot", "varphi": "phi", "varepsilon": "epsilon",
     "infin": "infty", "prime": "'", "surd": "sqrt", "imath": "i", "jmath": "j", "smallsetminus": "setminus",
-    "iff": "=", "to": "=", "dotsc": "ldots", "dots": "ldots", "cdots": "ldots",
+    "iff": "=", "to": "=", "dotsc": "ldots", "dots": "ldots", "cdots": "ldots", "lnot": "neg", "implies": "Rightarrow",
+    "Longrightarrow": "Rightarrow", "therefore": "Rightarrow", "cr": "\\\\",
 }  # fmt: skip
-_WRAPPERS = names("mathbf mathit mathsf mathtt boldsymbol bm pmb boxed fbox framebox ensuremath overset")
+_WRAPPERS = names("mathbf mathit mathsf mathtt boldsymbol bm pmb boxed fbox framebox ensuremath overset underline")
 _TEXTS = names("text textbf textit textrm textsf texttt textnormal textup mbox hbox mathrm operatorname mathop")
 # What may be typed without a backslash, or in \operatorname; ``expression`` reads all of them.
 FUNCTIONS = names(
@@ -74,9 +77,16 @@ _WORD_CALL = re.compile(
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}")
 _OVER = re.compile(r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}")
 _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,6})(?![\d.a-zA-Z])")
+_BOLD = re.compile(r"^\s*\*\*([^*]+)\*\*\s*$")
+_ANGLED = re.compile(r"^\s*<([^<>=]*,[^<>=]*)>\s*$")
+_DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?")
+_IGNORED = names("hspace vspace phantom color textcolor label tag")  # with their argument
+_SPELT_EXPONENT = re.compile(rf"(?<=\d)\s*{TEXT}\s*[eE]\s*{END}\s*(-?\d+)")
+_ORDINAL = re.compile(rf"(?<![\d.])(\d+)\s*(?:\^\s*\{{?)?\s*{TEXT}?(?:st|nd|rd|th){END}?\}}?(?![a-zA-Z])")
 _DOTS = re.compile(r"(?<![\d.])(\d*\.)(\d{2,60})\s*(?:\.{3}|\\(?:ldots|dots|cdots)(?![a-zA-Z]))")
 _REPEATED = re.compile(r"(\d*?)(\d\d?)\2+|()(\d+?)\4+")  # not 2.718281828...
-_MONEY = re.compile(r"\\\$\s*(-?\d+(?:,\d{3})*(?:\.\d+)?)(?!\s*[\w{^\\]|[.,]\d)")
+_MONEY = re.compile(r"(\\\$|[€£¥₹])\s*(-?\d+(?:,\d{3})*(?:\.\d+)?)(?!\s*[\w{^\\]|[.,]\d)")
+_CURRENCIES = {"\\$": "dollars", "€": "euros", "£": "pounds", "¥": "yen", "₹": "rupees"}
 _CURRENCY = re.compile(
     r"\\\$|[€£¥₹]|\\(?:pounds|euro|yen)(?![a-zA-Z])|(?:\b(?:USD|EUR|GBP)|(?:\\text\{\s*)?\bRs\.?\s*\}?)(?=\s*\d)"
     r"|(?<=\d)\s*(?:USD|EUR|GBP)\b"
@@ -85,6 +95,7 @@ _ROWS = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered|split)\}(.*?)\\en
 _ROW_END = re.compile(r"\\\\(?:\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\])?")
 _CHOICE_OF = re.compile(r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))")
+_MINUTES = re.compile(rf"(\d+)\s*{_DEGREE.pattern}\s*(\d+)\s*'(?!')(?:\s*(\d+(?:\.\d+)?)\s*(?:''|\"))?")
 _DEGREE_SCALE = re.compile(rf"{_DEGREE.pattern}[\s{TEXT}]*([Cc]elsius|[Ff]ahrenheit|[CF])(?![a-zA-Z])\s*{END}?")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis)(?![a-zA-Z])")
 _TYPED_RELATIONS = ((">=", "\\geq "), ("<=", "\\leq "), ("=<", "\\leq "), (" !=", "\\ne "), ("+/-", "\\pm "))
@@ -95,6 +106,7 @@ QUOTES = "\"'`“”‘"
 def normalize(answer: str) -> str:
     """The one spelling of an answer. Never raises; over-long text is cut, and then equals nothing but itself."""
     text = _characters(answer[: MAX_LENGTH + 1])
+    text = _BOLD.sub(r"\1", text)
     text = _numbers(text)
     for sign, command in _TYPED_RELATIONS:
         text = text.replace(sign, command)
@@ -106,8 +118,11 @@ def normalize(answer: str) -> str:
     text = _fractions(text)
     text = _degrees(text)
     text = re.sub(r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", text)
+    text = re.sub(r"\\mathcal\s*\{?\s*O\s*\}?", "O", text)
+    text = _ANGLED.sub(r"\\langle \1\\rangle ", text)
+    text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup ", text)
     text = _exponents(text)
-    text = re.sub(r"\s+", " ", text)
+    text = re.sub(r"\s+", " ", _ORDINAL.sub(r"\1", text))
     return _strip_edges(text)
 
 
@@ -115,8 +130,9 @@ def _numbers(text: str) -> str:
     """1{,}234, \\$5, 3 1/2, 2 x 10^3, 0.333... as ``expression`` reads them."""
     text = _THOUSANDS.sub("", text)
     text = _BRACED_SIGN.sub(r"\1", text)
-    text = _MONEY.sub(rf"\1{TEXT}dollars{END}", text)
+    text = _MONEY.sub(lambda m: f"{m[2]}{TEXT}{_CURRENCIES[m[1]]}{END}", text)
     text = _CURRENCY.sub("", text)
+    text = _DOTTED.sub(r"\\overline{\1\2\3}", text)
     text = _DOTS.sub(_without_end, text).replace("...", "\\ldots ")
     text = re.sub(r"(?<=\d)\s*[xX]\s*(?=10\s*\^)", "*", text)
     return re.sub(r"(?<![\d.])(\d+) +(\d+)\s*/\s*(\d+)(?!\d)", r"\1\\frac{\2}{\3}", text)
@@ -154,9 +170,9 @@ def _exponents(text: str) -> str:
     """Braces around every exponent and index; 1e5 as a power of ten."""
     text = text.replace("**", "^")
     text = re.sub(r"\^\s*(-?\d+)", r"^{\1}", text)
-    text = re.sub(r"([\^_])\s*(\\[a-zA-Z]+|[a-zA-Z'])", r"\1{\2}", text)
+    text = re.sub(r"([\^_])\s*(\\[a-zA-Z]+|[a-zA-Z'*])", r"\1{\2}", text)
     text = re.sub(r"_\s*(\d+)", r"_{\1}", text)
-    return _SCIENTIFIC.sub(r"\1*10^{\2}", text)
+    return _SPELT_EXPONENT.sub(r"*10^{\1}", _SCIENTIFIC.sub(r"\1*10^{\2}", text))
 
 
 def key(normalized: str) -> str:
@@ -204,7 +220,7 @@ def _commands(text: str) -> str:
             )
         elif (name in _TEXTS or name in _WRAPPERS) and position < len(text) and text[position] == "{":
             content, position = braced(text, position)
-            out.append(_text_content(content) if name in _TEXTS else _commands(content))
+            out.append(_text_content(name, content, text[position:]) if name in _TEXTS else _commands(content))
         elif name in _WRAPPERS or name in _TEXTS:
             continue  # without braces it styles the next character
         elif name in ("overline", "overleftrightarrow") and re.match(r"\{\s*[A-Z]\s*[A-Z]\s*\}", text[position:]):
@@ -212,7 +228,7 @@ def _commands(text: str) -> str:
             out.append(content)
         elif name in ("left", "right") and text[position : position + 1] == ".":
             position += 1
-        elif name in ("hspace", "vspace", "phantom", "color", "label", "tag") and text[position : position + 1] == "{":
+        elif name in _IGNORED and text[position : position + 1] == "{":
             _, position = braced(text, position)
         elif name in _RENAMED:
             new = _RENAMED[name]
@@ -225,10 +241,12 @@ def _commands(text: str) -> str:
     return "".join(out)
 
 
-def _text_content(content: str) -> str:
-    if content.strip() in FUNCTIONS:
-        return f"\\{content.strip()} "
-    content = _commands(content).replace("~", " ")
+def _text_content(command: str, content: str, rest: str) -> str:
+    word = content.strip()
+    is_unit = word in ("min", "sec") and command != "operatorname" and not re.match(r"\s*[(_{\\a-z]", rest)
+    if word in (*FUNCTIONS, "det", "Re", "Im") and not is_unit:
+        return f"\\{word} "
+    content = (content if is_unit else _commands(content)).replace("~", " ")
     return f"{TEXT}{content}{END}" if content.strip() else " "
 
 
@@ -314,10 +332,17 @@ def _degrees(text: str) -> str:
     """A degree sign is a unit, dropped after a number; inside a trigonometric function it is a factor."""
     if "\\circ" not in text:
         return text
+    text = _MINUTES.sub(_in_degrees, text)
     if _TRIGONOMETRIC.search(text):
         return _DEGREE.sub(r"\\frac{\\pi}{180}", text)
     text = _DEGREE_SCALE.sub(lambda m: f"{TEXT}{'celsius' if m[1][0] in 'Cc' else 'fahrenheit'}{END}", text)
     return _DEGREE.sub(" ", text)
+
+
+def _in_degrees(match: re.Match[str]) -> str:
+    """30 degrees 15' 36" as a fraction of degrees."""
+    value = int(match[1]) + Fraction(match[2]) / 60 + Fraction(match[3] or 0) / 3600
+    return f"\\frac{{{value.numerator}}}{{{value.denominator}}}^{{\\circ}}"
 
 
 def _strip_edges(text: str) -> str:
@@ -327,8 +352,7 @@ def _strip_edges(text: str) -> str:
         text = text.lstrip(_EDGE.replace(".", "") + "=").rstrip(_EDGE + "=")
         text = text.strip(QUOTES) if text[:1] in QUOTES else text  # f' keeps its prime
         text = re.sub(r"^\.+(?!\d)", "", text)  # .5 keeps its point
-        if text.startswith("\\approx"):
-            text = text[len("\\approx") :]
+        text = re.sub(r"^\\(?:approx|sim)(?![a-zA-Z])", "", text)
         if text.startswith("{") and braced(text, 0)[1] == len(text) and text.endswith("}") and not text.endswith("\\}"):
             text = text[1:-1]
         if text == before:

@@ -5,73 +5,91 @@ A ``same_...`` takes two normalized answers and returns (equal, reason), or None
 
 import re
 from dataclasses import dataclass
-from fractions import Fraction
 
 from verl.math_eval.grading.decimals import number
 from verl.math_eval.grading.forms import number_word
+from verl.math_eval.grading.leaves import same_value
 from verl.math_eval.grading.normalize import END, TEXT, key
-from verl.math_eval.grading.structure import split_relation
+from verl.math_eval.grading.structure import split_relation, split_top
+from verl.math_eval.grading.units import Decision
 
-Decision = tuple[bool, str] | None
-
-_NUMBER = r"(\d+(?:\.\d+)?)"
-_RATIO = re.compile(rf"\s*{_NUMBER}\s*:\s*{_NUMBER}\s*(?::\s*{_NUMBER}\s*)?")
 _CLOCK = re.compile(r"\s*\d{1,2}\s*:\s*\d{2}\s*(?::\s*\d{2}\s*)?")
+_NAMED_TIMES = {"noon": "12:00 pm", "12 noon": "12:00 pm", "12:00 noon": "12:00 pm", "midnight": "12:00 am"}
+_O_CLOCK = re.compile(r"\s*o'clock\b")
 _DAYTIME = re.compile(r"(\d{1,2})(?:\s*:\s*(\d{2}))?\s*(?:([ap])\.?\s*m\.?)?", re.IGNORECASE)
 _TO = re.compile(rf"(?<=\d)\s*(?:{TEXT}\s*to\s*{END}|to(?![a-z]))\s*(?=\d)")
-_BASED = re.compile(r"([0-9A-Z]+)(?:_\{?(?:base)?(\w+)\}?|base(\w+))")
+_PREFIXES = {"0x": 16, "0b": 2, "0o": 8}
+_PREFIXED = re.compile(r"^(0[xbo])([0-9a-fA-F]+)$")
+_BASED = re.compile(r"(\d[\d,]*[0-9a-zA-Z]*|[0-9A-Z]+)(?:_\{?(?:base)?(\w+)\}?|base(\w+))")
 _MODULUS = re.compile(
     r"(.*?)\s*(?:\(\s*\\b?mod|\\pmod|\\mod|(\\bmod))\s*(?:\{([^{}]*)\}|(\d+|[a-zA-Z]))\s*\)?", re.DOTALL
 )
 
 
 def same_daytime(answer: str, gold: str) -> Decision:
-    """4:30 p.m. is 4:30 PM, and 4:30 where one side leaves the half of the day out; 7 a.m. is 7:00 a.m."""
-    a, g = (_DAYTIME.fullmatch(t.replace(TEXT, "").replace(END, "").strip()) for t in (answer, gold))
-    if a is None or g is None or not (a[3] or g[3]) or not (a[2] or a[3]) or not (g[2] or g[3]):
+    """4:30 p.m. is 4:30 PM and 16:30, and 4:30 where one side leaves the half of the day out; 7 a.m. is 7:00 a.m."""
+    plain = [t.replace(TEXT, "").replace(END, "").strip() for t in (answer, gold)]
+    a, g = (_DAYTIME.fullmatch(_NAMED_TIMES.get(t.casefold(), _O_CLOCK.sub(":00", t))) for t in plain)
+    if a is None or g is None or not (a[3] or g[3] or _O_CLOCK.search("".join(plain))):
         return None
-    halves = {m[3].lower() for m in (a, g) if m[3]}
-    times = {(int(m[1]), int(m[2] or 0)) for m in (a, g)}
-    return len(halves) == len(times) == 1, "times of day"
+    if not (a[2] or a[3]) or not (g[2] or g[3]):
+        return None
+    (at_a, of_day_a), (at_g, of_day_g) = _times(a), _times(g)
+    same = of_day_a == of_day_g if a[3] and g[3] else at_a == at_g or of_day_a == of_day_g
+    return same, "times of day"
+
+
+def _times(match: re.Match[str]) -> tuple[tuple[int, int], tuple[int, int]]:
+    """(hour, minute) as written and of the 24-hour day."""
+    hour, minute, half = int(match[1]), int(match[2] or 0), (match[3] or "").lower()
+    return (hour, minute), (hour % 12 + 12 * (half == "p") if half else hour, minute)
 
 
 def same_ratio(answer: str, gold: str) -> Decision:
     """2:4 is 1:2, 1 to 2 and \\frac{1}{2}; 12:00 and 1:00 are times, and times are not reduced."""
-    answer, gold = _TO.sub(":", answer), _TO.sub(":", gold)
-    a, g = _RATIO.fullmatch(answer), _RATIO.fullmatch(gold)
-    if a is not None and g is not None:
-        if _CLOCK.fullmatch(answer) and _CLOCK.fullmatch(gold):
-            return [int(t) for t in answer.split(":")] == [int(t) for t in gold.split(":")], "times of day"
-        parts_a, parts_g = ([Fraction(x) for x in m.groups() if x] for m in (a, g))
-        same = len(parts_a) == len(parts_g) and any(parts_a)
-        same = same and all(x * parts_g[0] == y * parts_a[0] for x, y in zip(parts_a, parts_g, strict=True))
-        return same, "ratios"
-    match, other = (a, gold) if a is not None else (g, answer)
-    if match is None:
+    a, g = _ratio(answer), _ratio(gold)
+    if len(a) == len(g) == 1:
         return None
-    value = number(other)
-    if value is None or match[3] or Fraction(match[2]) == 0:
-        return False, "a ratio against something else"
-    return Fraction(match[1]) / Fraction(match[2]) == value, "a ratio against a fraction"
+    if all(_CLOCK.fullmatch(t) for t in (answer, gold)):
+        return [int(t) for t in a] == [int(t) for t in g], "times of day"
+    if 1 in (len(a), len(g)):
+        ratio, other = (a, gold) if len(g) == 1 else (g, answer)
+        if len(ratio) > 2:
+            return False, "a ratio against something else"
+        return bool(same_value(f"({ratio[0]})/({ratio[1]})", other)[0]), "a ratio against a fraction"
+    same = len(a) == len(g) and all(
+        same_value(f"({x})*({g[0]})", f"({y})*({a[0]})")[0] for x, y in zip(a, g, strict=True)
+    )
+    return same and a != ["0"] * len(a), "ratios"
+
+
+def _ratio(text: str) -> list[str]:
+    """The parts of 1 : 2 or x : y = 1 : 2; other texts are one part."""
+    members, signs = split_relation(_TO.sub(":", text))
+    parts = [split_top(member, frozenset(":")) for member in members]
+    if signs and (signs != ["="] or len(parts[0]) != len(parts[1])):
+        return [text]
+    return [part.strip() for part in parts[-1]] if all(part.strip() for part in parts[-1]) else [text]
 
 
 def same_in_base(answer: str, gold: str) -> Decision:
-    """1011_2 is 1011_{\\text{two}} and 1011 base 2: the digits agree, and the base where both name one."""
-    plain = [re.sub(rf"[\s{TEXT}{END}()]", "", t) for t in (answer, gold)]
+    """1011_2 is 1011_{\\text{two}}, 1011 base 2 and 0b1011: the digits agree, and the base where both name one."""
+    plain = [re.sub(rf"[\s{TEXT}{END}()]|^[a-zA-Z]=", "", t) for t in (answer, gold)]
+    plain = [_PREFIXED.sub(lambda m: f"{m[2]}_{_PREFIXES[m[1]]}", t) for t in plain]
     found = [_BASED.fullmatch(t) for t in plain]
     if not any(found):
         return None
-    bases = [_base(m[1], m[2] or m[3]) if m else None for m in found]
+    bases = [_base(m[1].upper(), m[2] or m[3]) if m else None for m in found]
     if any(m is not None and base is None for m, base in zip(found, bases, strict=True)):
         return None
-    digits = {m[1] if m else t for m, t in zip(found, plain, strict=True)}
+    digits = {(m[1] if m else t).upper().replace(",", "") for m, t in zip(found, plain, strict=True)}
     return len(digits) == len({base for base in bases if base}) == 1, "number in a base"
 
 
 def _base(digits: str, name: str) -> int | None:
     """The base called "2" or "two"; None for an index that is none, as in V_1 or A_2."""
-    base = int(name) if name.isdecimal() and len(name) < 3 else number_word(name)
-    if base is None or not 2 <= base <= 36 or any(c.isalpha() and int(c, 36) >= base for c in digits):
+    base = int(name) if name.isdecimal() and len(name) < 3 else int(number_word(name) or 0)
+    if not 2 <= base <= 36 or any(c.isalpha() and int(c, 36) >= base for c in digits):
         return None
     return base
 

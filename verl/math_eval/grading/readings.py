@@ -1,37 +1,82 @@
 """What two answers are meant to say, where their letters leave a choice: the pairs of normalized answers to compare."""
 
 import re
+from collections.abc import Iterator
 
 from verl.math_eval.grading.forms import in_symbols
 from verl.math_eval.grading.normalize import END, TEXT, normalize
-from verl.math_eval.grading.regions import without_member
+from verl.math_eval.grading.regions import may_be_union, without_member
+from verl.math_eval.grading.structure import expand_determinants, split_top, steps
 
 _LEAD_WORDS = r"(?:the answer is|answer|approximately|approx\.?|about|roughly|exactly)\s*:?"
-_LEAD = re.compile(rf"(?:^|{TEXT}\s*){_LEAD_WORDS}\s*{END}?\s*(?=\S)", re.IGNORECASE)
+_LEAD = re.compile(rf"(?:^|{TEXT}\s*){_LEAD_WORDS}\s*{END}?\s*=?\s*(?=\S)", re.IGNORECASE)
+_SENTENCE = re.compile(rf"{TEXT}(?:(?!\bnot\b)[^{END}])*\b(?:is|are|equals)\s*:?\s*{END}\s*(?=\S)", re.IGNORECASE)
 _SPELT_OUT = re.compile(rf"{TEXT}\s*(?:{_LEAD_WORDS})?\s*([-(]?[\d.][^{TEXT}{END}]*){END}", re.IGNORECASE)
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?![\d,])")
+_ALL_BUT = re.compile(
+    rf"{TEXT}?\s*all real(?: numbers)?(?: x)? except(?: for)?\s*{END}?\s*(?:x\s*=\s*)?([^{TEXT}{END}]+){END}?",
+    re.IGNORECASE,
+)
+_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _WORD = rf"({'|'.join(_POWERS)})\b"
 _SCALE = re.compile(rf"(.*\d)\s*(?:{TEXT}\s*{_WORD}([^{END}]*){END}|{_WORD})(.*)", re.DOTALL)
+_THEREFORE = re.compile(r"\\Rightarrow(?![a-zA-Z])")
+_ENTRY = r"(?:\{\s*(\w+)\s*\}|(\w))"
+_CHOOSE = rf"{TEXT}?\s*(C|P|nCr|nPr)\s*{END}?"  # 10 things, 3 at a time
+_COUNTS = (
+    re.compile(rf"(?<![a-zA-Z\\_^]){_CHOOSE}\s*\(\s*()(\w+)\s*,\s*()(\w+)\s*\)"),  # C(10, 3)
+    re.compile(rf"(?<![a-zA-Z\\])([CPA])\s*_{_ENTRY}\s*\^{_ENTRY}"),  # C_{10}^3
+    re.compile(rf"(?:\{{\s*\}})?\s*[_^]{_ENTRY}\s*{_CHOOSE}\s*_{_ENTRY}"),  # {}^{10}C_3
+    re.compile(r"(?<![\w.])(\d+)\s*([CP])\s*(\d+)(?!\w)"),  # 10C3
+    re.compile(rf"(?<![\w.])(\d+)\s*{TEXT}?\s*(choose)\s*{END}?\s*(\d+)"),
+)
+_RAISED_FIRST = re.compile(rf"(?<![a-zA-Z\\])C\s*\^{_ENTRY}\s*_{_ENTRY}")
+_MIXED = re.compile(rf"(\d+)\s*(?:{TEXT}\s*and\s*{END}|and)\s*(\\frac\{{\d+\}}\{{\d+\}}|\d+\s*/\s*\d+)")
+_PERIOD = re.compile(r"(\d*\.\d*)\((\d{1,60})\)")
+_LETTERS = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])")
+_ANY_CONSTANT = re.compile(r"(\+\s*)[cC]$")
 
 
-def readings(answer: str, gold: str) -> list[tuple[str, str]]:
-    """1,234 is one number or a list; 5 million is 5,000,000, and also 5 where the other answer has no such word."""
-    (answer, bare_answer), (gold, bare_gold) = _scaled(_bare(answer)), _scaled(_bare(gold))
-    pairs = [(answer, gold)]
-    if bare_answer != answer and bare_gold == gold:
-        pairs.append((bare_answer, gold))
-    if bare_gold != gold and bare_answer == answer:
-        pairs.append((answer, bare_gold))
-    return [(x, y) for a, g in pairs for x in _grouped(a) for y in _grouped(g)]
+def readings(answer: str, gold: str) -> Iterator[tuple[str, str]]:
+    """Every pair once, the likeliest first; most answers have one reading."""
+    answers, golds = _alternatives(_bare(answer)), _alternatives(_bare(gold))
+    for a in answers:
+        for g in golds:
+            yield from _together(a, g)
 
 
 def _bare(answer: str) -> str:
     """Normalized, without "the answer is" and "x \\in" in front; words that stand for a formula as that formula."""
     text = normalize(answer)
     spelt_out = _SPELT_OUT.fullmatch(text)
-    text = spelt_out[1] if spelt_out else _LEAD.sub("", text, count=1)
-    return in_symbols(without_member(text.strip()))
+    text = spelt_out[1] if spelt_out else _SENTENCE.sub("", _LEAD.sub("", text, count=1), count=1)
+    text = _ALL_BUT.sub(r"\\mathbb{R}\\setminus\\{\1\\}", text)
+    text = _THEREFORE.split(text)[-1].strip() or text
+    return in_symbols(without_member(expand_determinants(text.strip())))
+
+
+def _alternatives(text: str) -> list[str]:
+    """What one answer can mean on its own."""
+    texts = [text]
+    for rewrite in (_grouped, _counted, _mixed, _periodic):
+        texts = [new for t in texts if (new := rewrite(t)) != t] + texts
+    return texts
+
+
+def _together(a: str, g: str) -> Iterator[tuple[str, str]]:
+    """What two answers can mean beside each other."""
+    (scaled_a, unscaled_a), (scaled_g, unscaled_g) = _scaled(a), _scaled(g)
+    yield scaled_a, scaled_g
+    if unscaled_a != scaled_a and unscaled_g == scaled_g:  # 5 million is also 5, where the other has no such word
+        yield unscaled_a, g
+    if unscaled_g != scaled_g and unscaled_a == scaled_a:
+        yield a, unscaled_g
+    if may_be_union(a) != may_be_union(g):  # (0, 1), (2, 3) beside a union
+        yield _united(a), _united(g)
+    if _ANY_CONSTANT.search(a) and _ANY_CONSTANT.search(g):
+        yield _ANY_CONSTANT.sub(r"\1C", a), _ANY_CONSTANT.sub(r"\1C", g)
+    if [{"i"}, {"j"}] == sorted((set(_LETTERS.findall(t)) for t in (a, g)), key=str):
+        yield a.replace("j", "i"), g.replace("j", "i")  # 2 + 3j, where j is the only letter
 
 
 def _scaled(text: str) -> tuple[str, str]:
@@ -44,6 +89,43 @@ def _scaled(text: str) -> tuple[str, str]:
     return f"{number}*10^{{{_POWERS[marked or typed]}}}{rest}", number + rest
 
 
-def _grouped(text: str) -> list[str]:
-    whole = _GROUPED.sub(lambda m: m.group().replace(",", ""), text)
-    return [text] if whole == text else [whole, text]
+def _grouped(text: str) -> str:
+    """1,234 is one number; but (1,234) is a pair, unless another comma in it has a blank: (1,234, 5)."""
+    if not _GROUPED.search(text):
+        return text
+    inside = {position for token, position, depth in steps(text) if depth > 0} if ", " not in text else set()
+    braces = re.search(r"[(\[]|\\\{|\\langle", text)
+    return _GROUPED.sub(lambda m: m.group() if braces and m.start() in inside else m.group().replace(",", ""), text)
+
+
+def _counted(text: str) -> str:
+    """C(10, 3), {}^{10}C_3 and others as \\binom{10}{3}; P(10, 3) in factorials."""
+    text = _RAISED_FIRST.sub(lambda m: f"\\binom{{{m[3] or m[4]}}}{{{m[1] or m[2]}}}", text)
+    for pattern in _COUNTS:
+        text = pattern.sub(_count, text)
+    return text
+
+
+def _count(match: re.Match[str]) -> str:
+    parts = [part for part in match.groups() if part]
+    (kind,) = (p for p in parts if p in ("C", "P", "A", "nCr", "nPr", "choose"))
+    parts.remove(kind)
+    n, k = parts
+    return f"\\binom{{{n}}}{{{k}}}" if "C" in kind or kind == "choose" else f"\\frac{{({n})!}}{{({n}-{k})!}}"
+
+
+def _mixed(text: str) -> str:
+    """2 and 1/2 as a mixed number."""
+    match = _MIXED.fullmatch(text)
+    return f"({match[1]}+{match[2]})" if match else text
+
+
+def _periodic(text: str) -> str:
+    """0.1(6) is 0.1666..."""
+    match = _PERIOD.fullmatch(text)
+    return f"{match[1]}\\overline{{{match[2]}}}" if match else text
+
+
+def _united(text: str) -> str:
+    parts = split_top(text, frozenset(","))
+    return text if len(parts) < 2 else "\\cup ".join(parts)

@@ -15,6 +15,7 @@ from verl.math_eval.grading.structure import (
     FLIPPED,
     MAX_ITEMS,
     bracketed,
+    expand_plus_minus,
     split_and,
     split_list,
     split_relation,
@@ -26,8 +27,9 @@ _REALS = re.compile(r"\s*\\mathbb\{R\}\s*")
 _SET_BUILDER = re.compile(r"\\\{\s*(?:[a-zA-Z]|\\[a-zA-Z]+)\s*(?:\\in\s*\\mathbb\{R\})?\s*[|:]\s*(.*)\\\}", re.DOTALL)
 _MEMBER = re.compile(
     r"(?:[a-zA-Z]|\\[a-zA-Z]+|\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\))\s*\\in\s*(?=[(\[]|\\\{|\\mathbb|\\emptyset)"
+    r"|[A-Z](?:_\{\w+\})?\s*=\s*(?=\\\{)"
 )
-_VARIABLE = re.compile(r"(?!\s*(?:e|\\pi|\\infty)\s*$)(?:[a-zA-Z]|\\[a-zA-Z]+)\s*(?:_\{\w+\})?\s*")
+_VARIABLE = re.compile(r"(?!\s*(?:e|\\pi|\\infty)\s*$)(?:[a-zA-Z]|\\[a-zA-Z]+)\s*(?:_\{\w+\})?\s*(?:\([a-z]\))?\s*")
 _MODULUS = re.compile(r"\|\s*([a-zA-Z])\s*\|")
 _SIGN = re.compile(r"\\(?:cup|cap|setminus)(?![a-zA-Z])|\\mathbb\{R\}")
 _OUTWARD = re.compile(r"\s*([\[\]])(.*)([\[\]])\s*", re.DOTALL)
@@ -58,7 +60,7 @@ Region = list[Interval]
 
 
 def without_member(text: str) -> str:
-    """S of "x \\in S", and the condition of "{x | condition}"; other answers as they are."""
+    """S of "x \\in S" or "A = S", and the condition of "{x | condition}"; other answers as they are."""
     if builder := _SET_BUILDER.fullmatch(text):
         return builder.group(1).strip()
     member = _MEMBER.match(text)
@@ -71,7 +73,11 @@ def as_region(text: str) -> Region | None:
     With ends that are no constants the order is that of the text.
     """
     text = re.sub(r"-\s*(?=\\\{)", r"\\setminus ", without_member(text.strip()))  # \mathbb{R} - \{0\}
-    conditions = split_list(text)[0]
+    conditions = [one for condition in split_list(text)[0] for one in expand_plus_minus(condition)]
+    if split_relation(conditions[0] if conditions else "")[1] == ["\\ne"]:  # x \ne 1, 2
+        variable = conditions[0].split("\\ne")[0]
+        conditions = [c if split_relation(c)[1] else f"{variable}\\ne {c}" for c in conditions]
+        text = ", ".join(conditions)
     if len(conditions) > 1 and any(_is_inequality(c) for c in conditions):
         return _conditions(text, conditions)
     parts = [_difference(part) for part in split_top(AND_OR.sub("\\\\cup ", text), frozenset(["\\cup"]))]
@@ -80,7 +86,11 @@ def as_region(text: str) -> Region | None:
 
 def may_be_region(text: str) -> bool:
     """Whether the text has a sign that only sets of numbers have, so that (1, 2) is an interval and no pair."""
-    return bool(_SIGN.search(text) or text[:1] == "]" or text[-1:] == "[" or split_relation(text)[1])
+    return bool(_SIGN.search(text) or text[:1] == "]" or text[-1:] == "[" or _is_inequality(text))
+
+
+def may_be_union(text: str) -> bool:
+    return "\\cup" in text
 
 
 def _is_inequality(text: str) -> bool:
@@ -89,12 +99,20 @@ def _is_inequality(text: str) -> bool:
 
 def _conditions(text: str, conditions: list[str]) -> Region | None:
     """x < 1 or x > 2 is a union; "and" or a comma means what all conditions allow, or a union if that is nothing."""
+    if len({variable_of(condition) for condition in conditions}) > 1:
+        return None
     parts = [_simple(condition, listed=True) for condition in conditions]
     if len(split_and(text)) > 1:
         common = _intersection(parts)
         if common is None or common:
             return common
     return _union(parts)
+
+
+def variable_of(condition: str) -> str:
+    """The variable that a condition is about, or ""."""
+    members, _ = split_relation(condition)
+    return next((m.strip("| ") for m in members if _VARIABLE.fullmatch(m) or _MODULUS.fullmatch(m)), "")
 
 
 def _difference(text: str) -> Region | None:

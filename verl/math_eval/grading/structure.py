@@ -18,10 +18,17 @@ _WHERE = re.compile(
 )
 RELATIONS = ("=", "<", ">", "\\leq", "\\geq", "\\ne", "\\approx", "\\in", "\\equiv", "\\sim")
 _MATRIX = re.compile(
-    r"(?P<factor>[^&]*?)\s*\*?\s*(?P<open>[(\[]?)\s*\\begin\{(?P<name>[pbvBV]?matrix|array|smallmatrix)\}"
+    r"(?P<factor>[^&]*?)\s*\*?\s*(?P<open>[(\[]?)\s*\\begin\{(?P<name>[pbB]?matrix|array|smallmatrix)\}"
     r"(?:\s*\{[lcr| ]*\})?(?P<cells>.*)\\end\{(?P=name)\}\s*[)\]]?\s*(?P<transposed>\^.*)?",
     re.DOTALL,
 )
+_DETERMINANT = re.compile(
+    r"\\begin\{(?P<bars>vmatrix)\}(?P<in_bars>.*?)\\end\{vmatrix\}"
+    r"|\|\s*\\begin\{(?P<lines>matrix|array)\}(?:\{[lcr]*\})?(?P<in_lines>.*?)\\end\{(?P=lines)\}\s*\|"
+    r"|\\det\s*(?P<open>\(?)\s*\\begin\{(?P<name>[pbB]?matrix)\}(?P<named>.*?)\\end\{(?P=name)\}\s*(?(open)\)?)",
+    re.DOTALL,
+)
+MAX_DETERMINANT = 4
 _FACTOR = re.compile(r"-|-?[\w\\{}/*^() ]*[\w})]\s*")
 _TRANSPOSED = re.compile(rf"\s*\^\s*\{{\s*(?:{TEXT}\s*)?(?:T|\\top|\\intercal)\s*(?:{END}\s*)?\}}")
 _PLUS_MINUS = re.compile(r"\\(p|m)[mp](?![a-zA-Z])")
@@ -64,6 +71,7 @@ def split_top(text: str, separators: frozenset[str]) -> list[str]:
 
 def split_list(text: str) -> tuple[list[str], bool]:
     """(items of "a, b and c", whether ";" made their order count)."""
+    text = re.sub(rf"(?<=\w)\s+(and|or)\s*{END}", rf"{END} \1 ", text, flags=re.IGNORECASE)  # 3 cats and 2 dogs
     text = AND_OR.sub(",", text) if AND_OR.search(text) else text
     ordered = len(split_top(text, frozenset(";"))) > 1
     items = [part.strip() for part in split_top(text, frozenset(",;"))]
@@ -110,9 +118,8 @@ def split_relation(text: str) -> tuple[list[str], list[str]]:
 
 @dataclass(frozen=True)
 class Matrix:
-    """kind: "matrix" or "determinant"; rows of cells."""
+    """Rows of cells."""
 
-    kind: str
     rows: list[list[str]]
 
     @property
@@ -130,26 +137,53 @@ def matrix(text: str) -> Matrix | None:
         return None
     if match["factor"] and not _FACTOR.fullmatch(match["factor"]):
         return None
-    lines = [line for line in split_top(match["cells"], frozenset(["\\\\"])) if line.strip()]
-    rows = [[cell.strip() for cell in split_top(line, frozenset("&"))] for line in lines]
+    rows = _rows(match["cells"])
     if factor := match["factor"].strip():
         rows = [[f"-({cell})" if factor == "-" else f"({factor})*({cell})" for cell in row] for row in rows]
     if match["transposed"]:
         rows = [list(column) for column in zip(*rows, strict=False)]
-    return Matrix("determinant" if match["name"] in ("vmatrix", "Vmatrix") else "matrix", rows)
+    return Matrix(rows)
+
+
+def _rows(cells: str) -> list[list[str]]:
+    lines = [line for line in split_top(cells, frozenset(["\\\\"])) if line.strip()]
+    return [[cell.strip() for cell in split_top(line, frozenset("&"))] for line in lines]
+
+
+def expand_determinants(text: str) -> str:
+    """Determinants as the sums they are: |a b; c d| -> ((a)*(d)-(b)*(c)). Larger ones than 4 by 4 stay."""
+    return _DETERMINANT.sub(_expanded, text) if "matrix" in text or "array" in text else text
+
+
+def _expanded(match: re.Match[str]) -> str:
+    rows = _rows(match["in_bars"] or match["in_lines"] or match["named"] or "")
+    if not 2 <= len(rows) <= MAX_DETERMINANT or any(len(row) != len(rows) for row in rows) or "\\begin" in str(rows):
+        return match.group()
+    return _determinant(rows)
+
+
+def _determinant(rows: list[list[str]]) -> str:
+    """Along the first row."""
+    if len(rows) == 1:
+        return f"({rows[0][0]})"
+    terms = [
+        ("-" if k % 2 else "+") + f"({cell})*" + _determinant([row[:k] + row[k + 1 :] for row in rows[1:]])
+        for k, cell in enumerate(rows[0])
+    ]
+    return f"({''.join(terms).removeprefix('+')})"
 
 
 def in_form_of(other: Matrix | None, text: str) -> Matrix | None:
     """(1, 2) as the row or column that the other is, [[1, 2], [3, 4]] as a matrix; None for everything else."""
     found = bracketed(row_vector(text))
-    if other is None or other.kind != "matrix" or found is None:
+    if other is None or found is None:
         return None
     lines = [bracketed(item) for item in found.items]
     if all(lines):
-        return Matrix("matrix", [list(line.items) for line in lines if line])
+        return Matrix([list(line.items) for line in lines if line])
     if len(other.rows) == 1:
-        return Matrix("matrix", [list(found.items)])
-    return Matrix("matrix", [[item] for item in found.items]) if set(other.shape) == {1} else None
+        return Matrix([list(found.items)])
+    return Matrix([[item] for item in found.items]) if set(other.shape) == {1} else None
 
 
 def row_vector(text: str) -> str:

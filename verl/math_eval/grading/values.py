@@ -19,9 +19,12 @@ MAX_LOG2 = 200_000  # of the magnitude of an approximate one
 MAX_FACTORIAL = 3_000
 MAX_WHOLE_BITS = 200  # of the numbers in a gcd or lcm
 POINTS = 6
-INTEGER_POINTS = 40
+WHOLE_POINTS = 16  # for variables that stand for whole numbers
+INTEGER_POINTS = 40  # where there are steps as well
 MAX_EVALUATIONS = 20_000  # of nodes, over all points of one comparison
+WHOLE_LETTERS = "ijklmnpqNM"  # variables that are whole numbers under a floor
 _STEPS = frozenset({"floor", "ceil", "sgn"})
+_SIGNED = _STEPS | {"abs", "max", "min"}  # tried with negative values too
 
 _local = threading.local()
 
@@ -137,6 +140,8 @@ def _exact_call(name: str, values: list[Fraction]) -> Fraction:
         return (max if name == "max" else min)(values)
     if name in ("gcd", "lcm"):
         return Fraction((math.gcd if name == "gcd" else math.lcm)(*(_whole(v, 1 << MAX_WHOLE_BITS) for v in values)))
+    if name == "fac2":
+        return Fraction(math.prod(range(_whole(values[0], MAX_FACTORIAL), 0, -2)))
     if name == "binom":
         return Fraction(math.comb(*(_whole(v, MAX_FACTORIAL) for v in values)))
     raise NotRational(name)
@@ -188,8 +193,16 @@ def _approximate(node: Node, at: Mapping[str, Any], mp: Any) -> Any:
             return (-1) ** root.numerator * _power(-base, mp.mpf(root.numerator) / root.denominator, mp)
         return _power(base, _approximate(node[2], at, mp), mp)
     if kind == "fact":
-        return _gamma(_approximate(node[1], at, mp) + 1, mp)
-    return _call(node[1], [_approximate(child, at, mp) for child in node[2]], mp)
+        return mp.gamma(_gamma_argument(_approximate(node[1], at, mp) + 1))
+    values = [_approximate(child, at, mp) for child in node[2]]
+    return _stand_in(node[1], values, mp) if kind == "apply" else _call(node[1], values, mp)
+
+
+def _stand_in(name: str, values: list[Any], mp: Any) -> Any:
+    """A value for f(x) that depends on x and on the name in no simple way: f(2x) is then not 2f(x)."""
+    if any(_log2(v, mp) > 40 for v in values):
+        raise TooLarge("a function of a large number")
+    return sum(mp.sin(v * (1 + _share(name, k)) + _share(name, -k - 1)) for k, v in enumerate(values))
 
 
 def _log2(value: Any, mp: Any) -> float:
@@ -218,10 +231,10 @@ def _odd_root(exponent: Node) -> Fraction | None:
     return value if value.denominator % 2 else None
 
 
-def _gamma(value: Any, mp: Any) -> Any:
+def _gamma_argument(value: Any) -> Any:
     if abs(value) > MAX_FACTORIAL:
         raise TooLarge("a factorial of a large number")
-    return mp.gamma(value)
+    return value
 
 
 def _call(name: str, values: list[Any], mp: Any) -> Any:
@@ -245,6 +258,8 @@ def _call(name: str, values: list[Any], mp: Any) -> Any:
         if max(abs(v) for v in values) > MAX_FACTORIAL:
             raise TooLarge("a binomial of a large number")
         return mp.binomial(*values)
+    if name == "fac2":
+        return mp.fac2(_gamma_argument(first))
     if name == "exp":
         return _power(+mp.e, first, mp)
     if name == "cis":
@@ -277,6 +292,9 @@ def agree(left: Node, right: Node) -> bool | None:
             defined += 1
         except Undefined:
             continue
+        except TooLarge:
+            if defined < 3:
+                raise
     return True if defined >= 3 else None
 
 
@@ -302,26 +320,46 @@ def _points(left: Node, right: Node) -> Iterator[dict[str, Any]]:
     """Values for the variables: whole numbers where there are steps, both signs where there are absolute values."""
     names = sorted(symbols(left) | symbols(right))
     calls = _calls(left) | _calls(right)
+    whole = {n for n in names if n[0] in WHOLE_LETTERS} if calls & _STEPS else set()
+    whole |= _whole_symbols(left) | _whole_symbols(right)
     mp = _context()
     affordable = MAX_EVALUATIONS // (_size(left) + _size(right))
-    if calls & _STEPS:
-        for k in range(1, min(INTEGER_POINTS, affordable) + 1):
-            yield {n: mp.mpf(k if len(names) == 1 else 1 + _hash(n, k) % INTEGER_POINTS) for n in names}
-        return
-    for k in range(min(POINTS, affordable)):
-        point = {n: mp.mpf(3) / 10 + mp.mpf(_hash(n, k)) / 2**63 for n in names}  # in (0.3, 2.3)
+    points = INTEGER_POINTS if calls & _STEPS else WHOLE_POINTS
+    for k in range(min(points if whole else POINTS, affordable)):
+        point = {n: mp.mpf(3) / 10 + 2 * mp.mpf(_share(n, k)) for n in names}  # in (0.3, 2.3)
+        for n in whole:
+            point[n] = mp.mpf(k + 1 if len(whole) == 1 else 1 + int(points * _share(n, k)))
         yield point
-        if "abs" in calls or calls & {"max", "min"}:
-            yield {n: -v if (_hash(n, -k - 1) >> 7) % 2 or len(names) == 1 else v for n, v in point.items()}
+        if calls & _SIGNED:
+            yield {n: -v if _share(n, -k - 1) < 0.5 or len(names) == 1 else v for n, v in point.items()}
 
 
-def _hash(name: str, k: int) -> int:
-    return int.from_bytes(hashlib.sha256(f"{name} {k}".encode("utf-8", "replace")).digest()[:8], "big")
+def _share(name: str, k: int) -> Any:
+    """A number in (0, 1) that looks random and is always the same."""
+    digest = hashlib.sha256(f"{name} {k}".encode("utf-8", "replace")).digest()
+    return _context().mpf(int.from_bytes(digest[:8], "big")) / 2**64
 
 
 def _calls(node: Node) -> frozenset[str]:
     own = frozenset({node[1]}) if node[0] == "call" else frozenset()
     return own.union(*(_calls(child) for child in _children(node)))
+
+
+def _whole_symbols(node: Node) -> frozenset[str]:
+    """Variables that stand for whole numbers: in the exponent of a negative number, in a factorial or a binomial."""
+    own: frozenset[str] = frozenset()
+    if node[0] == "fact" or (node[0] == "call" and node[1] in ("binom", "fac2")):
+        own = symbols(node)
+    elif node[0] == "pow" and _is_negative_number(node[1]):
+        own = symbols(node[2])
+    return own.union(*(_whole_symbols(child) for child in _children(node)))
+
+
+def _is_negative_number(node: Node) -> bool:
+    try:
+        return not symbols(node) and exact(node) < 0
+    except (NotRational, TooLarge, Undefined):
+        return False
 
 
 def _size(node: Node) -> int:
@@ -334,4 +372,4 @@ def _children(node: Node) -> tuple[Node, ...]:
         return ()
     if kind in ("add", "mul"):
         return node[1]
-    return node[2] if kind == "call" else node[1:]
+    return node[2] if kind in ("call", "apply") else node[1:]
