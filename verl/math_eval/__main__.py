@@ -1,8 +1,9 @@
-"""Score a model on math benchmarks.
+"""Score models on math benchmarks, and compare runs.
 
 Example::
 
     python -m verl.math_eval --model_name_or_path MODEL --output_dir DIR --n_sampling 16 --temperature 1.0
+    python -m verl.math_eval compare DIR_A DIR_B
 """
 
 import argparse
@@ -10,15 +11,23 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
 
 TRACEBACK = "VERL_DFT_TRACEBACK"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. A user's mistake is one line on stderr and status 1."""
-    args = parser().parse_args(argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["compare"]:
+        from verl.math_eval import compare
+
+        args, command = compare.parser().parse_args(words[1:]), compare.run
+    else:
+        args, command = parser().parse_args(words), run
     try:
-        run(args)
+        command(args)
     except (ValueError, OSError) as error:
         if os.environ.get(TRACEBACK):
             traceback.print_exc()
@@ -28,70 +37,94 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    if args.use_vllm:
-        raise ValueError("--use_vllm: there is no vLLM backend yet. Leave it out to generate with transformers.")
-    # Imported here so that --help and mistakes in the options do not wait for torch.
-    from verl.math_eval.generation import TransformersBackend, resolve_model
-    from verl.math_eval.harness import DEFAULT_BENCHMARKS, EvalOptions, check_inputs, evaluate
-    from verl.math_eval.report import REPORT, score_table
+    from verl.math_eval.report import REPORT
+    from verl.math_eval.tables import score_table
 
-    names = args.data_names.split(",") if args.data_names else DEFAULT_BENCHMARKS
-    options = EvalOptions(
-        data_names=tuple(name.strip() for name in names if name.strip()),
-        prompt_type=args.prompt_type,
-        n_sampling=args.n_sampling,
-        temperature=args.temperature,
-        top_p=args.top_p,
-        max_tokens_per_call=args.max_tokens_per_call,
-        seed=args.seed,
-        num_test_sample=args.num_test_sample,
-        start=args.start,
-        end=args.end,
-        benchmark_dir=args.benchmark_dir,
-        question_key=args.question_key,
-        answer_key=args.answer_key,
-        extraction=args.extraction,
-    )
-    resolve_model(args.model_name_or_path)  # first what needs no download
-    check_inputs(options)
-    backend = TransformersBackend(args.model_name_or_path, args.device, args.dtype, args.batch_size)
-    evaluation = evaluate(backend, args.output_dir, options)
-    print(f"\n{score_table([evaluation])}\n\nreport: {evaluation.folder / REPORT}")
+    if args.regrade:
+        from verl.math_eval.regrading import regrade
+
+        evaluations = regrade(args.output_dir, args.extraction, args.grader)
+    else:
+        # Imported here so that --help and --regrade do not wait for torch.
+        from verl.math_eval.generation import backend_options
+        from verl.math_eval.harness import DEFAULT_BENCHMARKS, EvalOptions, evaluate_all
+
+        if not args.model_name_or_path:
+            raise ValueError("expected --model_name_or_path, found none")
+        names = args.data_names.split(",") if args.data_names else DEFAULT_BENCHMARKS
+        given = {field.name: getattr(args, field.name) for field in fields(EvalOptions)}
+        options = EvalOptions(**{**given, "data_names": tuple(name.strip() for name in names if name.strip())})
+        if args.merge is not None and not args.merge and not Path(args.output_dir).is_dir():
+            raise ValueError(f"--merge adds samples to an earlier run, found none in {args.output_dir}")
+        evaluations = evaluate_all(
+            backend_options(args.model_name_or_path, args),
+            args.output_dir,
+            options,
+            args.with_greedy,
+            [Path(folder) for folder in args.merge or ()],
+        )
+    print(f"\n{score_table(evaluations)}\n\nreport: {Path(args.output_dir) / REPORT}")
 
 
 def parser() -> argparse.ArgumentParser:
+    from verl.math_eval.generation import add_backend_options
+
     p = argparse.ArgumentParser(
-        prog="python -m verl.math_eval", description="Score a model on math benchmarks.", allow_abbrev=False
+        prog="python -m verl.math_eval",
+        description="Score models on math benchmarks. Another command: compare (see compare --help).",
+        allow_abbrev=False,
     )
     p.add_argument(
-        "--model_name_or_path", required=True, help="hub id, HF folder or trainer checkpoint (global_step_N)"
+        "--model_name_or_path",
+        help="hub id, HF folder, trainer checkpoint (global_step_N), or a folder of checkpoints: all are scored",
     )
     p.add_argument("--output_dir", default="./output", help="where samples, metrics and the report go")
-    p.add_argument(
+    p.add_argument("--seed", type=int, default=0, help="each sample's own seed is a hash of it, problem and number")
+    data = p.add_argument_group("benchmarks")
+    data.add_argument(
         "--data_names",
         "--data_name",
         default="",
         help="comma-separated benchmarks, or paths of jsonl/parquet files; default: the paper's five",
     )
-    p.add_argument(
+    data.add_argument(
         "--benchmark_dir", help="local copies: <name>.jsonl or <name>/test.jsonl, also parquet; else the hub"
     )
-    p.add_argument("--question_key", default="question", help="column of your own file; dots reach into structures")
-    p.add_argument("--answer_key", default="answer", help="column of your own file; dots reach into structures")
-    p.add_argument("--prompt_type", default="auto", help="auto: the checkpoint's own format, else its chat template")
-    p.add_argument("--n_sampling", type=int, default=1, help="samples per problem")
-    p.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding")
-    p.add_argument("--top_p", type=float, default=1.0)
-    p.add_argument("--max_tokens_per_call", type=int, default=4096, help="new tokens per sample")
-    p.add_argument("--num_test_sample", type=int, default=-1, help="problems per benchmark, the first ones; -1: all")
-    p.add_argument("--start", type=int, default=0, help="first problem of each benchmark")
-    p.add_argument("--end", type=int, default=-1, help="the problem to stop before; -1: all")
-    p.add_argument("--seed", type=int, default=0)
-    p.add_argument("--extraction", default="lenient", help="strict: box or marker only; lenient: also the last number")
-    p.add_argument("--batch_size", type=int, help="samples per batch; default: by a budget of tokens")
-    p.add_argument("--device", default="auto", help="auto: the GPU if there is one")
-    p.add_argument("--dtype", default="auto", help="auto: bfloat16 on a GPU, float32 on the CPU")
-    p.add_argument("--use_vllm", action="store_true", help="not available yet")
+    data.add_argument("--question_key", default="question", help="column of your own file; dots reach into structures")
+    data.add_argument("--answer_key", default="answer", help="column of your own file; dots reach into structures")
+    data.add_argument(
+        "--answer_kind", default="expression", help="answers of your own file: expression, integer, number or choice"
+    )
+    data.add_argument("--num_test_sample", type=int, default=-1, help="problems per benchmark, the first; -1: all")
+    data.add_argument("--start", type=int, default=0, help="first problem of each benchmark")
+    data.add_argument("--end", type=int, default=-1, help="the problem to stop before; -1: all")
+    prompts = p.add_argument_group("prompts and sampling")
+    prompts.add_argument(
+        "--prompt_type",
+        default="auto",
+        help="auto: the checkpoint's own format, else its chat template; chat_template; qwen-boxed, cot ...",
+    )
+    prompts.add_argument("--num_shots", type=int, default=0, help="worked examples in front, for types such as cot")
+    prompts.add_argument("--n_sampling", type=int, default=1, help="samples per problem")
+    prompts.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding")
+    prompts.add_argument("--top_p", type=float, default=1.0)
+    prompts.add_argument("--max_tokens_per_call", type=int, default=4096, help="new tokens per sample")
+    prompts.add_argument("--with_greedy", action="store_true", help="score greedy decoding too, in DIR/greedy")
+    grading = p.add_argument_group("grading, and what is there already")
+    grading.add_argument(
+        "--extraction", default="lenient", help="strict: box or marker only; lenient: also the last formula or number"
+    )
+    grading.add_argument(
+        "--grader", default="default", help="legacy: a second score by the original's rules, which pass wrong answers"
+    )
+    grading.add_argument("--regrade", action="store_true", help="grade the samples of --output_dir again, no model")
+    grading.add_argument(
+        "--merge",
+        nargs="*",
+        metavar="DIR",
+        help="add samples to the run in --output_dir: those of other runs' folders, then draw up to n_sampling",
+    )
+    add_backend_options(p)
     return p
 
 

@@ -1,164 +1,186 @@
-"""report.md and scores.png over one or several evaluations."""
+"""report.md over one or several evaluations, with its tables, plots and the page of samples beside it."""
 
-import math
+import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from verl.math_eval.harness import Evaluation
+from verl.math_eval.charts import draw_all
+from verl.math_eval.evaluation import Evaluation
+from verl.math_eval.page import PAGE, write_page
+from verl.math_eval.tables import csv_table, latex_table, markdown, percent, score_table
 
-REPORT, PLOT = "report.md", "scores.png"
+REPORT, LATEX, CSV = "report.md", "scores.tex", "scores.csv"
+
+READING = (
+    "Percent right, ± one standard error over problems. avg@k: the mean of k samples. maj@k: the most frequent answer "
+    "of k is right. pass@k: one of k is right. The average needs every benchmark. A gain in avg@k at temperature 1 "
+    "that is not there in greedy and maj@k is sharpening: the model says more often what it would have answered anyway."
+)
 
 
-def write_report(folder: str | Path, evaluations: Sequence["Evaluation"]) -> Path:
-    """Write ``folder/report.md`` and ``folder/scores.png``; return the path of the report."""
+def write_report(folder: str | Path, evaluations: Sequence[Evaluation]) -> Path:
+    """Write ``report.md``, ``scores.tex``, ``scores.csv`` and the plots into ``folder``; return the report's path.
+
+    The page of samples is written for an evaluation in its own folder; a report over several links to their pages.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    if [e.folder for e in evaluations] == [folder]:
+        write_page(folder / PAGE, evaluations[0])
+    (folder / LATEX).write_text(latex_table(evaluations), encoding="utf-8")
+    (folder / CSV).write_text(csv_table(evaluations), encoding="utf-8")
+    plots = draw_all(folder, evaluations)
     sections = [
         "# Evaluation",
         _warnings(evaluations),
-        "## Scores\n\nPercent right, ± one standard error over problems. The average needs every benchmark.",
+        f"## Scores\n\n{READING}",
         score_table(evaluations),
-        "## More scores\n\npass@k: chance that one of k samples is right. maj@k: the most frequent answer is right.",
+        f"The same table: [{LATEX}]({LATEX}); every number: [{CSV}]({CSV}). {_pages(folder, evaluations)}",
+        *(f"![{name.removesuffix('.png')}]({name})" for name in plots),
+        "## Every score\n\nIn brackets: the part of the error that other samples of the same problems would cause.",
         _all_scores(evaluations),
-        "## Health\n\nA truncated answer was cut at the token limit. Ungraded answers count as wrong.",
+        _groups(evaluations),
+        _legacy(evaluations),
+        "## Health\n\nShares of samples. Truncated: cut at the token limit (in brackets: by the model's context). "
+        "Ungraded answers count as wrong; the number is by reason.",
         _health(evaluations),
+        "## Data",
+        _data(evaluations),
         "## Settings",
         _settings(evaluations),
     ]
-    if plot_scores(folder / PLOT, evaluations):
-        sections.insert(4, f"![scores]({PLOT})")
     path = folder / REPORT
     path.write_text("\n\n".join(s for s in sections if s) + "\n", encoding="utf-8")
     return path
 
 
-def main_score(metrics: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """(name, score) that stands for a benchmark: greedy, or avg@k."""
-    return next(iter(metrics["scores"].items()))
+def _each(evaluations: Sequence[Evaluation]):
+    return [(e, name, metrics) for e in evaluations for name, metrics in e.metrics.items()]
 
 
-def score_table(evaluations: Sequence["Evaluation"]) -> str:
-    """Markdown: one line per evaluation, one column per benchmark, and the plain mean of the benchmarks."""
-    names = _benchmarks(evaluations)
-    head = ["model", "score", *names] + (["average"] if len(names) > 1 else [])
-    lines = []
-    for evaluation in evaluations:
-        scores = {name: main_score(m)[1] for name, m in evaluation.metrics.items()}
-        score_name = " / ".join(dict.fromkeys(main_score(m)[0] for m in evaluation.metrics.values()))
-        cells = [_percent(scores[name]) if name in scores else "" for name in names]
-        if len(names) > 1:
-            cells.append(_percent(_average(list(scores.values()))) if len(scores) == len(names) else "")
-        lines.append([evaluation.label, score_name, *cells])
-    return _table(head, lines)
-
-
-def plot_scores(path: Path, evaluations: Sequence["Evaluation"]) -> bool:
-    """A bar per evaluation and benchmark, with its standard error. False when there is nothing to draw."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    names = _benchmarks(evaluations)
-    if not names:
-        return False
-    width = 0.8 / len(evaluations)
-    width_in = max(5.0, 1.2 + 0.45 * len(names) * (len(evaluations) + 1)) + 2.0  # the legend stands beside the bars
-    figure, axes = pyplot.subplots(figsize=(width_in, 3.6), constrained_layout=True)
-    for i, evaluation in enumerate(evaluations):
-        scores = [
-            (j, *main_score(evaluation.metrics[name])) for j, name in enumerate(names) if name in evaluation.metrics
-        ]
-        kinds = "/".join(dict.fromkeys(kind for _, kind, _ in scores))
-        axes.bar(
-            [j + (i - (len(evaluations) - 1) / 2) * width for j, _, _ in scores],
-            [100 * score["value"] for _, _, score in scores],
-            width,
-            yerr=[100 * (score["stderr"] or 0.0) for _, _, score in scores],
-            capsize=2,
-            label=f"{evaluation.label} ({kinds})",
-        )
-    axes.set_xticks(range(len(names)), names)
-    axes.set_ylabel("right answers, %  (± standard error)")
-    axes.set_ylim(bottom=0)
-    figure.legend(fontsize="small", loc="outside right upper")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
-    return True
-
-
-def _benchmarks(evaluations: Sequence["Evaluation"]) -> list[str]:
-    return list(dict.fromkeys(name for e in evaluations for name in e.metrics))
-
-
-def _average(scores: list[dict[str, Any]]) -> dict[str, Any]:
-    errors = [s["stderr"] for s in scores]
-    stderr = None if None in errors else math.sqrt(math.fsum(e * e for e in errors)) / len(scores)
-    return {"value": math.fsum(s["value"] for s in scores) / len(scores), "stderr": stderr}
-
-
-def _percent(score: dict[str, Any]) -> str:
-    error = "" if score["stderr"] is None else f" ± {100 * score['stderr']:.1f}"
-    return f"{100 * score['value']:.1f}{error}"
-
-
-def _warnings(evaluations: Sequence["Evaluation"]) -> str:
+def _warnings(evaluations: Sequence[Evaluation]) -> str:
     lines = [f"> **Warning** ({e.label}): {warning}" for e in evaluations for warning in e.warnings]
-    return "\n>\n".join(lines)
+    return "\n>\n".join(dict.fromkeys(lines))
 
 
-def _all_scores(evaluations: Sequence["Evaluation"]) -> str:
+def _pages(folder: Path, evaluations: Sequence[Evaluation]) -> str:
+    pages = {e.folder / PAGE: e.label for e in evaluations if (e.folder / PAGE).is_file()}
+    links = [f"[{label}]({os.path.relpath(path, folder)})" for path, label in pages.items()]
+    return f"Samples to read: {', '.join(links)}." if links else ""
+
+
+def _all_scores(evaluations: Sequence[Evaluation]) -> str:
     lines = []
-    for evaluation in evaluations:
-        for name, metrics in evaluation.metrics.items():
-            scores = ", ".join(f"{kind} {_percent(score)}" for kind, score in metrics["scores"].items())
-            lines.append([evaluation.label, name, f"{metrics['problems']} x {metrics['samples_per_problem']}", scores])
-    return _table(["model", "benchmark", "problems x samples", "scores"], lines)
+    for evaluation, name, m in _each(evaluations):
+        for kind, score in m["scores"].items():
+            sampling = score["sampling_stderr"]
+            error = "" if sampling is None else f" ({100 * sampling:.1f})"
+            shape = f"{m['problems']} x {m['samples_per_problem']}"
+            lines.append([evaluation.label, name, shape, kind, percent(score) + error])
+    return markdown(["model", "benchmark", "problems x samples", "score", "% right"], lines)
 
 
-def _health(evaluations: Sequence["Evaluation"]) -> str:
-    head = ["model", "benchmark", "truncated", "no answer", "ungraded", "prompt too long", "capped by context",
-            "tokens mean / p95", "answers taken from"]  # fmt: skip
+def _groups(evaluations: Sequence[Evaluation]) -> str:
+    """A table per benchmark and column that sorts its problems, a line per model."""
+    parts = []
+    columns = dict.fromkeys((name, column) for _, name, m in _each(evaluations) for column in m["groups"])
+    for name, column in columns:
+        shown = [(e, m["groups"][column], m) for e, n, m in _each(evaluations) if n == name and column in m["groups"]]
+        values = list(dict.fromkeys(value for _, groups, _ in shown for value in groups))
+        head = ["model", "score", *(f"{value} ({shown[0][1].get(value, {}).get('problems', 0)})" for value in values)]
+        lines = [
+            [e.label, next(iter(m["scores"])), *(percent(groups[v]) if v in groups else "" for v in values)]
+            for e, groups, m in shown
+        ]
+        parts.append(f"**{name} by {column}** (in brackets: problems)\n\n{markdown(head, lines)}")
+    return "## By group\n\n" + "\n\n".join(parts) if parts else ""
+
+
+def _legacy(evaluations: Sequence[Evaluation]) -> str:
     lines = []
-    for evaluation in evaluations:
-        for name, m in evaluation.metrics.items():
-            methods = ", ".join(f"{method} {100 * share:.0f} %" for method, share in m["extraction"].items())
-            ungraded = ", ".join(f"{n} {reason}" for reason, n in m["ungraded"].items()) or "0"
-            lines.append(
-                [
-                    evaluation.label,
-                    name,
-                    f"{100 * m['truncated']:.1f} %",
-                    f"{100 * m['no_answer']:.1f} %",
-                    ungraded,
-                    f"{100 * m['prompt_too_long']:.1f} %",
-                    str(m["problems_capped_by_context"]),
-                    f"{m['tokens']['mean']:.0f} / {m['tokens']['p95']:.0f}",
-                    methods,
-                ]
-            )
-    return _table(head, lines)
+    for evaluation, name, m in _each(evaluations):
+        for kind, score in m["legacy_scores"].items():
+            ours = m["scores"][kind]
+            lines.append([evaluation.label, name, kind, percent(score), percent(ours)])
+    if not lines:
+        return ""
+    return (
+        "## By the original's rules\n\nOnly for comparison with the paper's table: these rules pass answers that are "
+        "wrong (5 for 500, `x+a` for `x+c`, off by one from 10,000 up, `(1,2)` for `[1,2]`).\n\n"
+        + markdown(["model", "benchmark", "score", "original's rules", "ours"], lines)
+    )
 
 
-def _settings(evaluations: Sequence["Evaluation"]) -> str:
+def _health(evaluations: Sequence[Evaluation]) -> str:
+    head = ["model", "benchmark", "truncated", "no box", "no answer", "loops", "ungraded", "prompt too long",
+            "tokens mean", "p5 / p50 / p95 / max", "answers taken from"]  # fmt: skip
+    lines = []
+    for evaluation, name, m in _each(evaluations):
+        context = f" ({_share(m['truncated_by_context'])})" if m["truncated_by_context"] else ""
+        tokens = m["tokens"]
+        lines.append(
+            [
+                evaluation.label,
+                f"{name}, {next(iter(m['scores']))}",
+                _share(m["truncated"]) + context,
+                _share(m["no_box"]),
+                _share(m["no_answer"]),
+                _share(m["repetitive"]),
+                ", ".join(f"{n} {reason}" for reason, n in m["ungraded"].items()) or "0",
+                _share(m["prompt_too_long"]),
+                f"{tokens['mean']:.0f}",
+                " / ".join(str(tokens[q]) for q in ("p5", "p50", "p95", "max")),
+                ", ".join(f"{method} {100 * share:.0f} %" for method, share in m["extraction"].items()),
+            ]
+        )
+    return markdown(head, lines)
+
+
+def _share(value: float) -> str:
+    return f"{100 * value:.1f} %"
+
+
+def _data(evaluations: Sequence[Evaluation]) -> str:
+    lines = {}
+    for _, name, m in _each(evaluations):
+        data = m["settings"]["described"]["data"]
+        known = {True: "the copy this was checked with", False: "another copy", None: "nothing to compare with"}
+        without = f", without {data['left_out']}" if data["left_out"] else ""
+        lines[name, data["sha256"]] = [
+            name,
+            data["from"] + (f" @ {data['revision']}" if data["revision"] else ""),
+            f"{data['problems']}{without}",
+            f"`{data['sha256'][:16]}`",
+            known[data["known"]],
+            data["licence"],
+        ]
+    return markdown(
+        ["benchmark", "from", "problems", "sha256 after conversion", "compared", "licence"], [*lines.values()]
+    )
+
+
+def _settings(evaluations: Sequence[Evaluation]) -> str:
     parts = []
     for e in evaluations:
         first = next(iter(e.metrics.values()), None)
         if first is None:
             continue
-        settings, generation = first["settings"], first["settings"]["generation"]
-        found = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+        settings = first["settings"]
+        generation, described = settings["generation"], settings["described"]
         sampling = ", ".join(f"{key} {value}" for key, value in generation["sampling"].items())
+        backend = {
+            k: v for k, v in generation.items() if k not in ("model", "prompt_format", "sampling", "seed", "data")
+        }
+        about = ", ".join(f"{key} {value}" for key, value in {**backend, **described["backend"]}.items())
+        grading = ", ".join(f"{key} {value}" for key, value in settings["grading"].items())
+        found = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
+        prompt = described["example_prompt"]
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", prompt)), default=0))
         parts.append(
-            f"**{e.label}**: model `{settings['described']['model']}` (weights {generation['model'][:12]}), "
-            f"prompt format `{e.prompt_format}`, {sampling}, seed {generation['seed']}, {generation['backend']} in "
-            f"{generation['dtype']}. {found}."
+            f"**{e.label}**, {next(iter(first['scores']))}: model `{described['model']}` (weights "
+            f"{generation['model'][:12]}), prompt format `{e.prompt_format}`, {sampling}, seed {generation['seed']}; "
+            f"{about}; grading: {grading}. {found}. An example prompt:\n\n"
+            f"{fence}\n{prompt}\n{fence}"
         )
     return "\n\n".join(parts)
-
-
-def _table(head: list[str], lines: list[list[str]]) -> str:
-    rows = [head, ["---"] * len(head), *lines]
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows)

@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 NAN = float("nan")
 
@@ -42,7 +43,7 @@ def avg_at_k(correct: Sequence[Sequence[bool]]) -> Score:
     """Mean over problems of the share of right samples. correct[problem][sample]; a problem without samples is an
     error.
     """
-    shares = [sum(row) / len(row) for row in correct]
+    shares = avg_values(correct)
     score = mean_and_error(shares)
     if not correct or min(len(row) for row in correct) < 2:
         return score
@@ -55,26 +56,67 @@ def pass_at_k(correct: Sequence[Sequence[bool]], k: int) -> Score:
 
     1 - C(n - c, k) / C(n, k) with c right samples out of n; NaN when a problem has fewer than k samples.
     """
-    if k < 1 or any(len(row) < k for row in correct):
-        return Score(NAN, NAN)
-    values = [1 - math.comb(len(row) - sum(row), k) / math.comb(len(row), k) for row in correct]
-    return mean_and_error(values)
+    return mean_and_error(pass_values(correct, k))
 
 
-def maj_at_k(answers: Sequence[Sequence[Hashable | None]], correct: Sequence[Sequence[bool]]) -> Score:
-    """Mean over problems of whether the most frequent answer is right, over all samples of the problem.
+def maj_at_k(
+    answers: Sequence[Sequence[Hashable | None]], correct: Sequence[Sequence[bool]], k: int | None = None
+) -> Score:
+    """Mean over problems of the chance that the most frequent answer among k samples, drawn without replacement, is
+    right. Exact: over all subsets of size k. k None: all samples of each problem.
 
     answers[problem][sample]: equal keys are equal answers; None is no answer and does not vote. Between answers with
-    the same number of votes the draw is fair: the value is the share of right ones among them. Nobody voting is wrong.
+    the same number of votes the draw is fair. Nobody voting is wrong. NaN when a problem has fewer than k samples.
     """
+    return mean_and_error(maj_values(answers, correct, k))
+
+
+def avg_values(correct: Sequence[Sequence[bool]]) -> list[float]:
+    """One number per problem, as all ``*_values``: what the score is the mean of."""
+    return [sum(row) / len(row) for row in correct]
+
+
+def pass_values(correct: Sequence[Sequence[bool]], k: int) -> list[float]:
+    if k < 1 or any(len(row) < k for row in correct):
+        return [NAN] * len(correct)
+    return [1 - math.comb(len(row) - sum(row), k) / math.comb(len(row), k) for row in correct]
+
+
+def maj_values(
+    answers: Sequence[Sequence[Hashable | None]], correct: Sequence[Sequence[bool]], k: int | None = None
+) -> list[float]:
+    if k is not None and (k < 1 or any(len(row) < k for row in answers)):
+        return [NAN] * len(answers)
     values = []
     for row, right in zip(answers, correct, strict=True):
         votes = Counter(a for a in row if a is not None)
-        if not votes:
-            values.append(0.0)
-            continue
-        most = max(votes.values())
         is_right = {a: r for a, r in zip(row, right, strict=True) if a is not None}
-        winners = [a for a, n in votes.items() if n == most]
-        values.append(sum(is_right[a] for a in winners) / len(winners))
-    return mean_and_error(values)
+        silent = len(row) - sum(votes.values())
+        chances = []
+        for answer in votes:
+            if is_right[answer]:
+                others = tuple(sorted(n for other, n in votes.items() if other != answer))
+                chances.append(_chance_to_win(votes[answer], others, silent, len(row) if k is None else k))
+        values.append(math.fsum(chances))
+    return values
+
+
+@lru_cache(maxsize=4096)
+def _chance_to_win(size: int, others: tuple[int, ...], silent: int, k: int) -> float:
+    """The chance that an answer that ``size`` samples give is drawn by lot from the most frequent ones of k samples.
+
+    others: sizes of the other answers. silent: samples without an answer. Counts the subsets in which the answer has
+    exactly ``own`` votes, no other has more, and ``ties`` others have as many.
+    """
+    won = 0.0
+    for own in range(1, min(size, k) + 1):
+        ways = Counter({(0, 0): 1})  # (votes for others, ties) -> number of ways
+        for other in others:
+            extended: Counter[tuple[int, int]] = Counter()
+            for (votes, ties), count in ways.items():
+                for n in range(min(other, own, k - own - votes) + 1):
+                    extended[votes + n, ties + (n == own)] += count * math.comb(other, n)
+            ways = extended
+        for (votes, ties), count in ways.items():
+            won += math.comb(size, own) * count * math.comb(silent, k - own - votes) / (1 + ties)
+    return won / math.comb(size + sum(others) + silent, k)

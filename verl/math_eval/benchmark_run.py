@@ -1,0 +1,162 @@
+"""One benchmark of one evaluation: ask for the missing samples, grade them as they come, write the metrics."""
+
+import sys
+import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tqdm import tqdm
+
+from verl.dft.prompts import PromptFormat
+from verl.math_eval.benchmarks import Problem, Source, data_hash
+from verl.math_eval.evaluation import Evaluation, write_metrics
+from verl.math_eval.generation import Completion, Request, sample_seed
+from verl.math_eval.grades import graded, grading_settings
+from verl.math_eval.merging import merge_samples
+from verl.math_eval.options import EvalOptions
+from verl.math_eval.samples import Record, SampleStore
+
+if TYPE_CHECKING:
+    from verl.math_eval.backends.base import Backend
+
+TEMPLATE_FIELDS = ("kind", "template", "template_kwargs", "stop")  # what of a prompt format can change a sample
+
+
+class BenchmarkRun:
+    """fingerprint: of the model's weights. place: the benchmark's position in reports."""
+
+    def __init__(
+        self,
+        backend: "Backend",
+        prompt_format: PromptFormat,
+        evaluation: Evaluation,
+        options: EvalOptions,
+        source: Source,
+        problems: list[Problem],
+        fingerprint: str,
+        place: int = 0,
+    ):
+        self.backend, self.format, self.source = backend, prompt_format, source
+        self.evaluation, self.options = evaluation, options
+        self.problems = options.chosen(problems)
+        self.prompts = {p.id: tuple(self.format.encode(p.question, backend.tokenizer)) for p in self.problems}
+        self.requests = [
+            Request(p.id, sample, self.prompts[p.id], sample_seed(options.seed, p.id, sample))
+            for p in self.problems
+            for sample in range(options.samples_per_problem)
+        ]
+        self.by_id = {p.id: p for p in self.problems}
+        self.store = SampleStore(evaluation.folder / source.name, self._settings(fingerprint, problems, place))
+
+    def _settings(self, fingerprint: str, all_problems: list[Problem], place: int) -> dict[str, Any]:
+        template = {key: value for key, value in asdict(self.format).items() if key in TEMPLATE_FIELDS}
+        entry, data = self.source.entry, data_hash(all_problems)
+        return {
+            "generation": {
+                **self.backend.settings,
+                "model": fingerprint,
+                "prompt_format": template,
+                "sampling": asdict(self.options.sampling),
+                "seed": self.options.seed,
+                "data": data,  # of all problems, so that a larger num_test_sample continues this folder
+            },
+            "grading": grading_settings(self.options.extraction, self.options.grader),
+            "described": {
+                "label": self.evaluation.label,
+                "model": self.backend.source,
+                "backend": self.backend.described,
+                "prompt_format": self.format.name,
+                "training": self.format.training,
+                "example_prompt": self.backend.tokenizer.decode(list(self.prompts[self.problems[0].id])),
+                "benchmark": self.source.name,
+                "place": place,
+                "data": {
+                    "from": self.source.place,
+                    "revision": entry.revision,
+                    "entry_version": entry.version,
+                    "problems": len(all_problems),
+                    "left_out": entry.left_out,
+                    "sha256": data,
+                    "known": data in entry.sha256 if entry.sha256 else None,
+                    "licence": entry.licence,
+                },
+                "warnings": list(self.evaluation.warnings),
+            },
+            "asked": {"problems": [p.id for p in self.problems], "samples": self.options.samples_per_problem},
+        }
+
+    def execute(self, merge_from: Sequence[Path] = ()) -> dict[str, Any]:
+        """Returns what it wrote into metrics.json. merge_from: output folders whose samples are taken over."""
+        self.store.open()
+        try:
+            if self.store.needs_regrading:
+                self.store.replace(graded(self.store.records.values(), self.store.settings["grading"]))
+            merge_samples(self.store, [folder / self.source.name for folder in merge_from])
+            self._generate_missing()
+            return write_metrics(self.store)
+        finally:
+            self.store.close()
+
+    def _generate_missing(self) -> None:
+        done = {r.key for r in self.requests}.intersection(self.store.records)
+        if len(done) == len(self.requests):
+            return
+        # One thread grades and writes while the model goes on: a grade that takes long must not stop a GPU.
+        with _progress_bar(self, len(done)) as bar, ThreadPoolExecutor(1) as grader:
+            meter = _TokenMeter(bar)
+            written: list[Future] = []
+            batches = self.backend.generate(self.requests, self.options.sampling, self.format.stop, meter.add, done)
+            for completions in batches:
+                written.append(grader.submit(self._write, completions))
+                while written and (written[0].done() or len(written) > 2):
+                    bar.update(written.pop(0).result())
+            for rest in written:
+                bar.update(rest.result())
+
+    def _write(self, completions: Sequence[Completion]) -> int:
+        self.store.append(graded(map(self._record, completions), self.store.settings["grading"]))
+        return len(completions)
+
+    def _record(self, completion: Completion) -> Record:
+        request = completion.request
+        problem = self.by_id[request.problem_id]
+        return {
+            "problem": request.problem_id,
+            "sample": request.sample,
+            "seed": request.seed,
+            "prompt": self.backend.tokenizer.decode(list(request.prompt_ids)),
+            "text": completion.text,
+            "finish_reason": completion.finish_reason,
+            "tokens": completion.num_tokens,
+            "gold": problem.gold,
+            "details": dict(problem.details),
+        }
+
+
+def _progress_bar(run: BenchmarkRun, done: int) -> tqdm:
+    interval = 0.5 if sys.stderr.isatty() else 10.0  # a log file gets a line now and then
+    bar = tqdm(
+        total=len(run.requests),
+        desc=f"{run.evaluation.label} {run.source.name}",
+        unit="sample",
+        mininterval=interval,
+        miniters=0,
+        dynamic_ncols=True,
+    )
+    bar.update(done)
+    return bar
+
+
+class _TokenMeter:
+    """Keeps the bar moving inside a long batch."""
+
+    def __init__(self, bar: tqdm):
+        self.bar, self.tokens, self.start = bar, 0, time.monotonic()
+
+    def add(self, tokens: int) -> None:
+        self.tokens += tokens
+        self.bar.set_postfix_str(f"{self.tokens / (time.monotonic() - self.start):,.0f} tokens/s", refresh=False)
+        self.bar.update(0)

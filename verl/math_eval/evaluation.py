@@ -1,0 +1,84 @@
+"""The result of an evaluation, in memory and on disk.
+
+``<folder>/<benchmark>/{settings.json, samples.jsonl, metrics.json}``; a folder may hold further evaluations below it,
+``greedy`` or one per checkpoint.
+"""
+
+import json
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from verl.math_eval.metrics import benchmark_metrics, versions
+from verl.math_eval.samples import SETTINGS, Record, SampleStore, write_atomically
+
+METRICS = "metrics.json"
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """label: the model's name in reports. metrics: benchmark name -> its metrics.json. warnings: what a reader must be
+    told.
+    """
+
+    label: str
+    folder: Path
+    prompt_format: str
+    warnings: tuple[str, ...]
+    metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    def samples(self, benchmark: str) -> list[list[Record]]:
+        """rows[problem][sample] of one benchmark: the samples that its metrics count."""
+        return _rows(SampleStore.stored(self.folder / benchmark), self.metrics[benchmark]["settings"]["asked"])
+
+
+def write_metrics(store: SampleStore) -> dict[str, Any]:
+    """Compute and write ``metrics.json`` of one benchmark. Raises ValueError when samples are missing."""
+    sampling = store.settings["generation"]["sampling"]
+    rows = _rows(store, store.settings["asked"])
+    metrics = {
+        "benchmark": store.settings["described"]["benchmark"],
+        **benchmark_metrics(rows, sampling["temperature"] == 0, sampling["max_new_tokens"]),
+        "settings": store.settings,
+        "versions": versions(),
+    }
+    text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
+    write_atomically(store.folder / METRICS, text + "\n")
+    return metrics
+
+
+def _rows(store: SampleStore, asked: dict[str, Any]) -> list[list[Record]]:
+    """asked: {"problems": ids in order, "samples": how many of each}."""
+    keys = [[(problem, sample) for sample in range(asked["samples"])] for problem in asked["problems"]]
+    missing = sum(key not in store.records for row in keys for key in row)
+    if missing:
+        raise ValueError(
+            f"{store.folder} is not complete: {missing} of {len(keys) * asked['samples']} samples are missing. "
+            "Give the command that made it once more, and it goes on."
+        )
+    return [[store.records[key] for key in row] for row in keys]
+
+
+def load_evaluation(folder: str | Path) -> Evaluation:
+    """Read an evaluation back. Raises ValueError for a folder without one, or one that was not finished."""
+    folder = Path(folder)
+    found = sorted(path.parent for path in folder.glob(f"*/{SETTINGS}"))
+    if not found:
+        raise ValueError(f"expected the output folder of an evaluation, found no */{SETTINGS} in {folder}")
+    for path in found:
+        if not (path / METRICS).is_file():
+            raise ValueError(f"{path} has no {METRICS}: its run was not finished. Give its command once more.")
+    metrics = [json.loads((path / METRICS).read_text(encoding="utf-8")) for path in found]
+    metrics.sort(key=lambda m: m["settings"]["described"]["place"])
+    described = metrics[0]["settings"]["described"]
+    warnings = dict.fromkeys(w for m in metrics for w in m["settings"]["described"]["warnings"])
+    return Evaluation(
+        described["label"], folder, described["prompt_format"], tuple(warnings), {m["benchmark"]: m for m in metrics}
+    )
+
+
+def evaluation_folders(folder: str | Path) -> list[Path]:
+    """All folders of evaluations in and below ``folder``, checkpoints by their step."""
+    found = {path.parent.parent for path in Path(folder).rglob(SETTINGS)}
+    return sorted(found, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))])

@@ -1,0 +1,34 @@
+"""The grades of records: what of a grade is stored beside a sample, and under which settings it was given."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from verl.math_eval.grading import GRADER_VERSION, grade_many
+from verl.math_eval.samples import Record
+
+GRADE_FIELDS = ("extracted", "method", "correct", "status", "reason", "legacy")
+
+
+def grading_settings(extraction: str, grader: str) -> dict[str, Any]:
+    """Samples stored under other grading settings are graded again."""
+    return {"grader": GRADER_VERSION, "extraction": extraction, "legacy": grader == "legacy"}
+
+
+def graded(records: Iterable[Record], settings: dict[str, Any]) -> list[Record]:
+    """Records with "text" and "gold" -> the same with their grades, in order; grades that were there are replaced."""
+    records = [{key: value for key, value in r.items() if key not in GRADE_FIELDS} for r in records]
+    pairs = [(r["text"], r["gold"]) for r in records]
+    for record, grade in zip(records, grade_many(pairs, settings["extraction"]), strict=True):
+        record |= {  # no seconds: the same samples must give the same file
+            "extracted": grade.extracted,
+            "method": grade.method,
+            "correct": grade.correct,
+            "status": grade.status,
+            "reason": grade.reason,
+        }
+    if settings["legacy"]:
+        from verl.math_eval.grading.legacy import grade_legacy_many
+
+        for record, correct in zip(records, grade_legacy_many(pairs), strict=True):
+            record["legacy"] = correct
+    return records

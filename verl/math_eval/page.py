@@ -1,0 +1,95 @@
+"""samples.html: every sample with its grade, to be read in a browser, in one file without connections.
+
+A model's text is not trusted: it is compressed and encoded in the file, put on the page as text only, and the page's
+security policy allows no script but its own. Samples are unpacked when they are shown, so that 25,000 of them open at
+once.
+"""
+
+import base64
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from verl.math_eval.evaluation import Evaluation
+from verl.math_eval.repetition import ends_in_a_loop
+from verl.math_eval.samples import Record
+
+PAGE = "samples.html"
+CHUNK = 200  # samples that are unpacked together
+FLAGS = {"right": 1, "truncated": 2, "no answer": 4, "ungraded": 8, "loop": 16}
+HERE = Path(__file__).parent
+
+
+def write_page(path: Path, evaluation: Evaluation) -> None:
+    """Write the page of one evaluation; reads its ``samples.jsonl`` files."""
+    index: dict[str, Any] = {"label": evaluation.label, "flags": FLAGS, "benchmarks": []}
+    chunks: list[str] = []
+    for name in evaluation.metrics:
+        problems, ids = [], []
+        for rows in _chunks(evaluation.samples(name)):
+            for position, row in enumerate(rows):
+                ids.append(row[0]["problem"].rsplit("/", 1)[-1])
+                problems.append([len(chunks), position, [_flags(r) for r in row], [r["tokens"] for r in row]])
+            chunks.append(_packed([_problem(row) for row in rows]))
+        index["benchmarks"].append({"name": name, "ids": ids, "problems": problems})
+    script = (HERE / "page.js").read_text(encoding="utf-8")
+    text = (HERE / "page.html").read_text(encoding="utf-8")
+    blocks = (f'<script type="text/plain" id="chunk{i}">{data}</script>' for i, data in enumerate(chunks))
+    parts = {
+        "POLICY": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "INDEX": _safe_json(index),
+        "CHUNKS": "\n".join(blocks),
+        "SCRIPT": script,
+    }
+    path.write_text(re.sub("@([A-Z]+)@", lambda mark: parts[mark[1]], text), encoding="utf-8")
+
+
+def _chunks(rows: Sequence[Sequence[Record]]) -> Iterable[list[Sequence[Record]]]:
+    """Problems in order, in groups of at least CHUNK samples, the last one apart."""
+    group: list[Sequence[Record]] = []
+    for row in rows:
+        group.append(row)
+        if sum(map(len, group)) >= CHUNK:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def _problem(row: Sequence[Record]) -> dict[str, Any]:
+    first = row[0]
+    return {
+        "problem": first["problem"],
+        "prompt": first["prompt"],
+        "gold": first["gold"],
+        "details": first.get("details", {}),
+        "samples": [
+            {key: r.get(key) for key in ("sample", "text", "extracted", "method", "reason", "finish_reason", "legacy")}
+            for r in row
+        ],
+    }
+
+
+def _flags(record: Record) -> int:
+    found = {
+        "right": record["correct"],
+        "truncated": record["finish_reason"] == "length",
+        "no answer": record["status"] == "no_answer",
+        "ungraded": record["status"] in ("timeout", "error"),
+        "loop": ends_in_a_loop(record["text"]),
+    }
+    return sum(FLAGS[name] for name, yes in found.items() if yes)
+
+
+def _packed(value: Any) -> str:
+    # ASCII JSON, so that a lone surrogate in a model's text cannot stop the page from being written.
+    return base64.b64encode(gzip.compress(json.dumps(value).encode("ascii"), mtime=0)).decode("ascii")
+
+
+def _safe_json(value: Any) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
