@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from tiny_model import tokens_of
 from verl.dft.batches import TrainBatches
 
 STEPS, BATCH, LR, SEED = 3, 8, 1e-3, 5
@@ -75,16 +75,6 @@ def trained(tmp_path_factory, tiny_model, parquet_files) -> Path:
         done = subprocess.run([*command, str(worker), str(out / "runs.json"), str(out)], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr[-3000:]
     return out
-
-
-def tokens_of(file: Path, tokenizer) -> list[tuple[list[int], int]]:
-    """(ids, length of the prompt) per row, built with string concatenation only."""
-    rows = []
-    for row in pd.read_parquet(file).to_dict("records"):
-        prompt = f"<|im_start|>user\n{row['question']}<|im_end|>\n<|im_start|>assistant\n"
-        prompt_ids = tokenizer(prompt)["input_ids"]
-        rows.append((prompt_ids + tokenizer(row["answer"] + "<|endoftext|>")["input_ids"], len(prompt_ids)))
-    return rows
 
 
 def sums_of_row(model, ids: list[int], prompt_length: int, objective: str):

@@ -4,11 +4,13 @@ transformers' own SDPA builds a mask that is quadratic in the packed length; her
 Registered with transformers under ``NAME``; the engine passes where the rows are as ``packed_rows``.
 """
 
+import inspect
 import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch.nn.attention.varlen import varlen_attn
 from transformers import AttentionInterface, AttentionMaskInterface
 from verl.utils.ulysses import (
     gather_heads_scatter_seq,
@@ -17,6 +19,9 @@ from verl.utils.ulysses import (
 )
 
 NAME = "verl_dft"
+
+# torch 2.11's kernel may not take fewer key than query heads.
+_KERNEL_GROUPS_HEADS = "enable_gqa" in inspect.signature(varlen_attn).parameters
 
 
 def register() -> None:
@@ -27,24 +32,29 @@ def register() -> None:
 
 
 class PackedRows:
-    """Where the rows of one packed sequence of T tokens are, worked out once for all layers.
+    """Where the rows of one packed sequence of T tokens are, worked out once for all layers and on the host.
 
-    borders: ``(rows + 1,)``, row i is ``[borders[i], borders[i + 1])``; the last border is T.
-    Rows of similar length form a group, which is computed as one batch padded to its longest; the padding at most
-    doubles a row. A group is ``index`` (rows, L) into the packed sequence and ``real`` (rows, L), false on padding.
+    borders: ``(rows + 1,)`` on the host, row i is ``[borders[i], borders[i + 1])``; the last border is T.
+    Without a kernel for packed rows, rows of similar length form a group, which is computed as one batch padded to its
+    longest; the padding at most doubles a row. A group is ``index`` (rows, L) into the packed sequence and ``real``,
+    the entries of the flattened ``index`` that are no padding. ``places`` (T,) is where the groups' tokens belong.
     """
 
-    def __init__(self, borders: torch.Tensor) -> None:
+    def __init__(self, borders: torch.Tensor, device: torch.device | str | int = "cpu") -> None:
         lengths = borders.diff()
         self.longest = int(lengths.max())
+        self.borders = borders.to(device, torch.int32, non_blocking=True)
         self.groups: list[tuple[torch.Tensor, torch.Tensor]] = []
+        places = []
         group_of_row = lengths.double().log2().ceil()
         for group in group_of_row.unique():
             starts, sizes = borders[:-1][group_of_row == group], lengths[group_of_row == group]
-            offsets = torch.arange(int(sizes.max()), device=borders.device)
+            offsets = torch.arange(int(sizes.max()))
             index = (starts.unsqueeze(1) + offsets).clamp(max=int(borders[-1]) - 1)
-            self.groups.append((index, offsets < sizes.unsqueeze(1)))
-        self.places = torch.cat([index[real] for index, real in self.groups])  # (T,)
+            real = (offsets < sizes.unsqueeze(1)).flatten().nonzero().squeeze(1)
+            places.append(index.flatten()[real])
+            self.groups.append((index.to(device, non_blocking=True), real.to(device, non_blocking=True)))
+        self.places = torch.cat(places).to(device, non_blocking=True)
 
 
 def attention(
@@ -72,20 +82,54 @@ def attention(
     if shards > 1:
         query, key, value = (_all_positions_of_my_heads(x, shards) for x in (query, key, value))
     query, key, value = (x.squeeze(0).transpose(0, 1) for x in (query, key, value))  # (T, H, D) each
-    pieces = []
-    for index, real in packed_rows.groups:
-        q, k, v = (x[index].transpose(1, 2) for x in (query, key, value))  # (rows, H, L, D) each
-        pieces.append(_causal(q, k, v, scaling, dropout).transpose(1, 2)[real])
-    output = torch.empty_like(query).index_copy(0, packed_rows.places, torch.cat(pieces)).unsqueeze(0)  # (1, T, H, D)
+    # The kernel for packed rows computes in half precision, on a GPU.
+    if query.is_cuda and query.dtype in (torch.bfloat16, torch.float16) and not dropout:
+        output = _packed_kernel(query, key, value, packed_rows, scaling)
+    else:
+        output = _by_groups(query, key, value, packed_rows, scaling, dropout)
+    output = output.unsqueeze(0)  # (1, T, H, D)
     if shards > 1:
         output = gather_heads_scatter_seq(output, head_dim=2, seq_dim=1)
     return output, None
 
 
+def _packed_kernel(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, rows: PackedRows, scaling: float | None
+) -> torch.Tensor:
+    """Query ``(T, Hq, D)``, key and value ``(T, Hkv, D)`` to ``(T, Hq, D)``, with nothing padded."""
+    options: dict[str, Any] = {"scale": scaling, "window_size": (-1, 0)}  # (-1, 0): causal
+    if _KERNEL_GROUPS_HEADS:
+        options["enable_gqa"] = True
+    else:
+        repeats = query.shape[1] // key.shape[1]
+        key, value = key.repeat_interleave(repeats, dim=1), value.repeat_interleave(repeats, dim=1)
+    borders, longest = rows.borders, rows.longest
+    output = varlen_attn(query, key, value, borders, borders, longest, longest, **options)
+    assert isinstance(output, torch.Tensor)
+    return output
+
+
+def _by_groups(
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    rows: PackedRows,
+    scaling: float | None,
+    dropout: float,
+) -> torch.Tensor:
+    """The same by torch's attention for batches, one group of rows at a time."""
+    pieces = []
+    for index, real in rows.groups:
+        q, k, v = (x[index].transpose(1, 2) for x in (query, key, value))  # (rows, H, L, D) each
+        padded = _causal(q, k, v, scaling, dropout).transpose(1, 2).flatten(0, 1)
+        pieces.append(padded.index_select(0, real))
+    return torch.empty_like(query).index_copy(0, rows.places, torch.cat(pieces))
+
+
 def _all_positions_of_my_heads(x: torch.Tensor, shards: int) -> torch.Tensor:
     """``(1, H, T / shards, D)`` to ``(1, H' , T, D)``: H' = H / shards, with key-value heads repeated if too few."""
     heads = x.shape[1]
-    # With q heads divisible by the shards (verl checks it), repeating keeps query head h beside its own key head.
+    # With query heads divisible by the shards (checked at the start), repeating keeps query head h beside its key head.
     repeats = shards // math.gcd(heads, shards)
     return gather_seq_scatter_heads(x.repeat_interleave(repeats, dim=1), seq_dim=2, head_dim=1)
 

@@ -5,14 +5,12 @@ Sharding, packing, accumulation, clipping and checkpoints are verl's.
 """
 
 import functools
-import inspect
+from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from tensordict import TensorDict
-from torch.utils.checkpoint import checkpoint
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
 from verl.utils.torch_functional import get_wsd_schedule_with_warmup
@@ -20,26 +18,48 @@ from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl.dft import attention
+from verl.dft.fused_head import linear_objective
 from verl.dft.metrics import ModelFlops, token_sums
-from verl.dft.objectives import Objective
+from verl.dft.objectives import Objective, objective
+from verl.dft.output_layer import output_layer, reading, reason_against_fusing
+from verl.dft.plain_head import plain_objective
+from verl.dft.reference import Reference
+from verl.dft.targets import Targets, find_targets, row_means, within_padded_rows, within_slice
 
-# Rows of logits held in fp32 at a time while log p is read off: 512 x 151,936 x 4 bytes = 297 MiB.
-LOGIT_ROWS = 512
+# score(objective, denominator, values=..., reference=...) -> (loss, statistics), of either head
+Score = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
 @EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
 class DFTEngine(FSDPEngineWithLMHead):
     """``forward_step`` = the loss of one micro-batch under a token objective.
 
-    ``loss_function`` is an :data:`~verl.dft.objectives.Objective`. verl's FSDP averages gradients over the
-    data-parallel ranks, so the sum over target tokens is divided by the global count and multiplied by ``dp_size``.
+    ``loss_function`` is an :class:`~verl.dft.objectives.Objective`. FSDP averages gradients over all ranks, so each
+    rank's sum over its target tokens is divided by the global count and multiplied by the number of ranks.
     """
 
     stop_token_id: int = -1  # the token that ends a response, for the statistics
+    full_weight_ids: tuple[int, ...] = ()  # tokens that objectives with full_weight train as SFT does
+    wants_reference: bool = False  # whether an objective compares with the initial model
+    wants_fused_head: bool = True
+    fused: bool = False  # whether the fused head is used
     flops: ModelFlops
+    reference: Reference
+
+    # ---------------------------------------------------------------- construction
+
+    def initialize(self) -> None:
+        super().initialize()
+        if self.wants_reference:
+            self.reference = Reference(self.module if self._is_lora else self._frozen_copy(), self._is_lora)
+        reason = self._reason_against_fusing()
+        self.fused = reason is None
+        if reason and self.wants_fused_head and self.rank == 0:
+            print(f"The fused head is not used, because {reason}: logits will be kept in memory.", flush=True)
 
     def _build_module(self) -> torch.nn.Module:
         attention.register()
+        self._check_heads()
         module = super()._build_module()
         self.flops = ModelFlops.of(module, self.model_config.hf_config)  # before sharding hides the shapes
         return module
@@ -53,111 +73,136 @@ class DFTEngine(FSDPEngineWithLMHead):
             warmup = int(optim.lr_warmup_steps_ratio * total)
         return get_wsd_schedule_with_warmup(optimizer, warmup, total, min_lr_ratio=optim.min_lr_ratio or 0.0)
 
-    def forward_step(
-        self, micro_batch: TensorDict, loss_function: Objective, forward_only: bool
-    ) -> tuple[torch.Tensor, dict[str, Any]]:
-        micro_batch = micro_batch.to(get_device_id())
-        inputs, layout = self.prepare_model_inputs(micro_batch=micro_batch)
-        is_target, next_ids = predicting_positions(micro_batch["input_ids"].values(), micro_batch["loss_mask"].values())
-        if tu.get_non_tensor_data(micro_batch, "use_remove_padding", True):
-            inputs |= self._packed_rows(micro_batch, layout)
-            log_probs, correct = self._packed_log_probs(inputs, is_target, next_ids, layout["pad_size"])
-        else:
-            logits = _without_padding(self._logits(inputs), micro_batch["input_ids"].offsets().diff())
-            log_probs, correct = log_probs_and_hits(logits[is_target], next_ids[is_target])
-        losses = loss_function(log_probs)
-        # A global batch without targets divides an empty sum: 0 / 1, with zero gradients, instead of NaN.
-        denominator = max(tu.get_non_tensor_data(micro_batch, "batch_num_tokens", None), 1)
-        loss = losses.sum() / denominator * tu.get_non_tensor_data(micro_batch, "dp_size", None)
-        sums = token_sums(losses, log_probs, correct, is_stop=next_ids[is_target] == self.stop_token_id)
-        return loss, {"loss": loss.detach(), "metrics": {"sums": sums}}
+    def _check_heads(self) -> None:
+        """Ulysses gives each rank an equal number of heads."""
+        config: Any = self.model_config.hf_config
+        shards, heads = self.ulysses_sequence_parallel_size, config.num_attention_heads
+        pairs = getattr(config, "num_key_value_heads", None) or heads
+        if heads % shards or (pairs % shards and shards % pairs):
+            raise ValueError(
+                f"expected ulysses_sequence_parallel_size={shards} to divide the model's {heads} attention heads, and "
+                f"to divide or be a multiple of its {pairs} key-value heads. Choose another size, or 1."
+            )
+
+    def _frozen_copy(self) -> torch.nn.Module:
+        """The initial model once more, sharded like the first, in the dtype of the products."""
+        module = super()._build_module().to(self.compute_dtype).requires_grad_(False).eval()
+        if self.rank == 0:
+            size = sum(p.numel() * p.element_size() for p in module.parameters())
+            ranks = torch.distributed.get_world_size()
+            print(
+                f"The objective compares with the initial model: a frozen copy of it takes {size / ranks / 2**30:.2f} "
+                "GiB per rank, and the whole weight of its output layer besides.",
+                flush=True,
+            )
+        return self._build_fsdp_module(module)
+
+    def _reason_against_fusing(self) -> str | None:
+        if not self.wants_fused_head:
+            return "model.fused_head=false"
+        if getattr(self, "scaler", None) is not None:
+            return "in fp16 the loss must be scaled before gradients are rounded"
+        with self.eval_mode(), self._autocast():
+            return reason_against_fusing(self.module, get_device_id())
 
     @property
     def compute_dtype(self) -> torch.dtype:
         """Of the matrix products; the master weights may be wider."""
         return self._autocast_dtype
 
-    def _logits(self, inputs: dict[str, Any]) -> torch.Tensor:
-        low_precision = self.compute_dtype != torch.float32
-        autocast = torch.autocast(get_device_name(), dtype=self.compute_dtype) if low_precision else nullcontext()
-        with autocast:
-            return self.module(**inputs, use_cache=False).logits
+    # ---------------------------------------------------------------- one micro-batch
 
-    def _packed_rows(self, micro_batch: TensorDict, layout: dict[str, Any]) -> dict[str, attention.PackedRows]:
+    def forward_step(
+        self, micro_batch: TensorDict, loss_function: Objective, forward_only: bool
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        on_host = micro_batch
+        micro_batch = micro_batch.to(get_device_id())
+        inputs, layout = self.prepare_model_inputs(micro_batch=micro_batch)
+        is_packed = tu.get_non_tensor_data(micro_batch, "use_remove_padding", True)
+        if is_packed:
+            inputs |= self._packed_rows(on_host["input_ids"].offsets(), layout["pad_size"])
+        targets = self._targets(on_host, inputs, is_packed).to(get_device_id())
+        # A global batch without targets divides an empty sum: 0 / 1, with zero gradients, instead of NaN.
+        denominator = max(tu.get_non_tensor_data(micro_batch, "batch_num_tokens", None), 1)
+        head = self._fused_loss if self.fused else self._plain_loss
+        with self._autocast():
+            loss, found = head(inputs, targets, loss_function, denominator / torch.distributed.get_world_size())
+        is_stop = targets.ids == self.stop_token_id
+        sums = token_sums(found["losses"], found["log_probs"], found["hits"], is_stop)
+        return loss, {"loss": loss.detach(), "metrics": {"sums": sums}}
+
+    def _targets(self, on_host: TensorDict, inputs: dict[str, Any], is_packed: bool) -> Targets:
+        borders = on_host["input_ids"].offsets()
+        targets = find_targets(on_host["input_ids"].values(), on_host["loss_mask"].values(), borders)
+        width = inputs["input_ids"].shape[1]
+        if not is_packed:
+            return within_padded_rows(targets, borders, width)
+        # Under Ulysses a rank holds one slice of the packed sequence, width = (T + padding) / sequence-parallel size.
+        shard = torch.distributed.get_rank(self.ulysses_parallel_group) if self.use_ulysses_sp else 0
+        return within_slice(targets, shard * width, width)
+
+    def _packed_rows(self, borders: torch.Tensor, pad_size: int) -> dict[str, attention.PackedRows]:
         """What :mod:`verl.dft.attention` needs to know; padding counts as a row."""
         if self.model_config.hf_config._attn_implementation != attention.NAME:
             return {}
-        borders = micro_batch["input_ids"].offsets()
-        if layout["pad_size"]:
-            borders = torch.cat([borders, borders[-1:] + layout["pad_size"]])
-        return {"packed_rows": attention.PackedRows(borders)}
+        if pad_size:
+            borders = torch.cat([borders, borders[-1:] + pad_size])
+        return {"packed_rows": attention.PackedRows(borders, get_device_id())}
 
-    def _packed_log_probs(
-        self, inputs: dict[str, Any], is_target: torch.Tensor, next_ids: torch.Tensor, pad_size: int
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p and top-1 hit of the target tokens, both ``(N,)``. Only their positions reach the vocabulary.
+    def _fused_loss(
+        self, inputs: dict[str, Any], targets: Targets, loss_function: Objective, denominator: float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        of_reference: tuple[torch.Tensor, torch.Tensor] | None = None
+        score_reference: Score | None = None
+        if loss_function.needs_reference:
+            of_reference = self.reference.hidden_and_weight(inputs, targets.positions)
+            score_reference = functools.partial(linear_objective, *of_reference, targets.ids)
+        found: dict[str, torch.Tensor] = {}
 
-        Under Ulysses a rank holds one slice of the packed sequence: it reads its own targets, then all are gathered.
-        verl's gather multiplies the gradient by the group's size, which undoes FSDP's mean over that group.
-        """
-        here = inputs["input_ids"].shape[1]  # (T + pad) / sequence-parallel size
-        first = torch.distributed.get_rank(self.ulysses_parallel_group) * here if self.use_ulysses_sp else 0
-        mine = F.pad(is_target, (0, pad_size))[first : first + here]
-        ids = F.pad(next_ids, (0, pad_size))[first : first + here]
-        if self._skips_positions:
-            logits = self._logits({**inputs, "logits_to_keep": mine.nonzero().squeeze(1)}).squeeze(0)
-        else:
-            logits = self._logits(inputs).squeeze(0)[mine]
-        log_probs, hits = log_probs_and_hits(logits, ids[mine])
-        if not self.use_ulysses_sp:
-            return log_probs, hits
+        def read(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            hidden = hidden.flatten(0, 1).index_select(0, targets.positions)
+            score = functools.partial(linear_objective, hidden, weight.to(hidden.dtype), targets.ids)
+            values = self._token_values(score, score_reference, targets, loss_function)
+            loss, statistics = score(loss_function, denominator, values=values, reference=of_reference)
+            found.update(statistics)
+            return loss
 
-        def gathered(values: torch.Tensor) -> torch.Tensor:
-            in_place = values.new_zeros(here).masked_scatter(mine, values)
-            return self._gather_and_unpad_packed(in_place, pad_size)[is_target]
+        with reading(output_layer(self.module), read):
+            return self.module(**inputs, use_cache=False).logits, found
 
-        return gathered(log_probs), gathered(hits.to(log_probs.dtype)).bool()
+    def _plain_loss(
+        self, inputs: dict[str, Any], targets: Targets, loss_function: Objective, denominator: float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        logits = self.module(**inputs, use_cache=False).logits.flatten(0, 1).index_select(0, targets.positions)
+        of_reference: torch.Tensor | None = None
+        score_reference: Score | None = None
+        if loss_function.needs_reference:
+            of_reference = self.reference.logits(inputs, targets.positions)
+            score_reference = functools.partial(plain_objective, of_reference, targets.ids)
+        score = functools.partial(plain_objective, logits, targets.ids)
+        values = self._token_values(score, score_reference, targets, loss_function)
+        return score(loss_function, denominator, values=values, reference_logits=of_reference)
 
-    @functools.cached_property
-    def _skips_positions(self) -> bool:
-        """Whether the model can be asked for the logits of some positions only, as most of transformers' can."""
-        module: Any = getattr(self.module, "_fsdp_wrapped_module", self.module)
-        model = module.get_base_model() if hasattr(module, "peft_config") else module
-        return "logits_to_keep" in inspect.signature(model.forward).parameters
+    @torch.no_grad()
+    def _token_values(
+        self, score: Score, score_reference: Score | None, targets: Targets, loss_function: Objective
+    ) -> dict[str, torch.Tensor]:
+        """Those of the values the objective needs that no head computes on its way."""
+        values: dict[str, torch.Tensor] = {}
+        if loss_function.full_weight:
+            full = torch.tensor(self.full_weight_ids, dtype=targets.ids.dtype).to(targets.ids.device, non_blocking=True)
+            values["full_weight"] = torch.isin(targets.ids, full)
+        if {"reference_log_probs", "sequence_log_ratio"} & set(loss_function.needs):
+            assert score_reference is not None
+            values["reference_log_probs"] = score_reference(objective("sft"), 1)[1]["log_probs"]
+        if "sequence_log_ratio" in loss_function.needs:
+            # The weights need every log p of a row before the first gradient: one more projection of the targets.
+            log_ratio = score(objective("sft"), 1)[1]["log_probs"] - values["reference_log_probs"]
+            group = self.ulysses_parallel_group if self.use_ulysses_sp else None
+            values["sequence_log_ratio"] = row_means(log_ratio, targets, group)
+        return values
 
-
-def predicting_positions(input_ids: torch.Tensor, loss_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where a target is predicted, and the id that follows each position: both ``(T,)``, for packed rows ``(T,)``.
-
-    A token is predicted from the position before it. No row starts with a target (see ``verl.dft.dataset``), so the
-    roll lets nothing leak from one row into the end of the row before.
-    """
-    return torch.roll(loss_mask, shifts=-1).bool(), torch.roll(input_ids, shifts=-1)
-
-
-def log_probs_and_hits(logits: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """``log softmax(logits)[targets]``, in fp32 for bf16 logits, and ``argmax(logits) == targets``.
-
-    logits: ``(N, V)``. targets: ``(N,)``. By logsumexp: torch's fp32 ``log_softmax`` on a CPU loses the tail of a large
-    vocabulary. In slices of rows, made again in the backward pass: of bf16 logits, no full fp32 copy ever exists.
-    """
-    log_probs, hits = [], []
-    # At least one slice, so that an empty micro-batch stays in the graph and every rank runs the same backward.
-    for rows, labels in zip(logits.split(LOGIT_ROWS), targets.split(LOGIT_ROWS), strict=True):
-        if rows.dtype in (torch.bfloat16, torch.float16):
-            log_probs.append(checkpoint(_log_probs_of_slice, rows, labels, use_reentrant=False))
-        else:
-            log_probs.append(_log_probs_of_slice(rows, labels))
-        hits.append(rows.detach().argmax(-1) == labels)
-    return torch.cat(log_probs), torch.cat(hits)
-
-
-def _log_probs_of_slice(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    rows = rows.to(torch.promote_types(rows.dtype, torch.float32))
-    return rows.gather(-1, labels.unsqueeze(-1)).squeeze(-1) - rows.logsumexp(-1)
-
-
-def _without_padding(padded: torch.Tensor, lengths: torch.Tensor) -> torch.Tensor:
-    """``(B, L, V)`` right-padded rows and their ``(B,)`` lengths to ``(sum of lengths, V)``."""
-    positions = torch.arange(padded.shape[1], device=padded.device)
-    return padded[positions.unsqueeze(0) < lengths.unsqueeze(1)]
+    def _autocast(self) -> Any:
+        if self.compute_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(get_device_name(), dtype=self.compute_dtype)

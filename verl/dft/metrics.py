@@ -25,7 +25,7 @@ def token_sums(
     log_probs = log_probs.detach().double()
     return torch.stack(
         [
-            torch.tensor(float(log_probs.numel()), dtype=torch.float64, device=log_probs.device),
+            log_probs.new_full((), log_probs.numel()),  # filled on the device: no copy, no waiting
             losses.detach().double().sum(),
             -log_probs.sum(),
             -torch.expm1(log_probs).sum(),

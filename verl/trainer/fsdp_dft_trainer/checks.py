@@ -16,7 +16,7 @@ from verl.utils.device import get_device_name, is_device_available
 
 from verl.dft import attention
 from verl.dft.dataset import RowFormat, check_files
-from verl.dft.objectives import objective
+from verl.dft.objectives import Objective, objective
 from verl.dft.prompts import PromptFormat, resolve_prompt_format
 
 
@@ -53,10 +53,18 @@ def file_list(files: Any) -> list[str]:
     return [os.path.expanduser(name) for name in names]
 
 
-def training_objective(config: DictConfig) -> Any:
+def training_objective(config: DictConfig) -> Objective:
     """The objective that the configuration names."""
-    options = {key: value for key, value in config.objective.items() if key != "name"}
-    return objective(config.objective.name, **options)
+    options = dict(config.objective)
+    name, path, full = (options.pop(key) for key in ("name", "path", "full_weight_tokens"))
+    if full not in (None, "eos"):
+        raise ValueError(f"expected objective.full_weight_tokens to be eos or null; found {full!r}")
+    if "label_smoothing" in options:
+        raise ValueError(
+            "objective.label_smoothing is not supported: an objective here weighs the target token alone, and a weight "
+            "p on a smoothed target has no published meaning. Remove it."
+        )
+    return objective(name, path=path, full_weight=full == "eos", **options)
 
 
 def prompt_format(config: DictConfig, tokenizer: Any) -> PromptFormat:

@@ -119,6 +119,9 @@ class DFTTrainer(SFTTrainer):
         self.engine_config.use_remove_padding = self.model_config.use_remove_padding
         self.engine = DFTEngine(self.model_config, self.engine_config, self.optimizer_config, self.checkpoint_config)
         (self.engine.stop_token_id,) = self.tokenizer(self.prompt_format.stop[0], add_special_tokens=False)["input_ids"]
+        self.engine.full_weight_ids = (self.engine.stop_token_id, *self.tokenizer.all_special_ids)
+        self.engine.wants_reference = self.objective.needs_reference
+        self.engine.wants_fused_head = self.config.model.fused_head
 
     def _build_dataloader(self) -> None:
         known = isinstance(self.train_dataset, TokenizedRows)
@@ -236,11 +239,14 @@ class DFTTrainer(SFTTrainer):
         return tu.get_tensordict(tensor_dict=self.collate(items), non_tensor_dict=how)
 
     def _over_ranks(self, sums: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """The sums added over data-parallel ranks, with sum(length) and sum(length^2) behind them if given."""
+        """The sums added over all ranks, with sum(length) and sum(length^2) behind them if lengths are given.
+
+        Under sequence parallelism each rank has summed its own part of the tokens, but knows all lengths of its group.
+        """
         if lengths is not None:
             extra = torch.stack([lengths.double().sum(), lengths.double().square().sum()])
-            sums = torch.cat([sums, extra.to(sums.device)])
-        dist.all_reduce(sums, group=self.engine.get_data_parallel_group())
+            sums = torch.cat([sums, extra.to(sums.device) / self.engine.ulysses_sequence_parallel_size])
+        dist.all_reduce(sums)
         return sums.cpu()
 
     def _refuse_bad_numbers(self, step: int, metrics: dict[str, float]) -> None:

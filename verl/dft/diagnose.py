@@ -1,0 +1,269 @@
+"""Before training: what does this model make of this data, and which objective suits?
+
+python -m verl.dft.diagnose --model MODEL --data train.parquet --sample 2000
+
+Rows become tokens by the trainer's own code, so that p is measured on exactly the tokens that would be trained, and
+log p comes from the trainer's own output projection. What the numbers mean is in ``verl/dft/forecast.py``.
+"""
+
+import argparse
+import json
+import re
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from tqdm import tqdm
+
+from verl.dft import forecast
+from verl.dft.dataset import RowFormat, TokenizedRows, check_files, tokenize_files
+from verl.dft.errors import run_reporting_errors
+from verl.dft.forecast import TargetTokens
+from verl.dft.fused_head import linear_objective
+from verl.dft.objectives import objective
+from verl.dft.output_layer import output_layer, reading, reason_against_fusing
+from verl.dft.plain_head import plain_objective
+from verl.dft.prompts import resolve_prompt_format
+
+BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # rows x longest row
+
+
+def row_format_of(
+    file: str,
+    tokenizer: Any,
+    max_length: int,
+    chat_template: str | None = None,
+    response_end: str | None = None,
+    prompt_key: str | None = None,
+    response_key: str | None = None,
+    messages_key: str | None = None,
+) -> tuple[RowFormat, str]:
+    """How the trainer would read ``file``, and the flags that make it do so.
+
+    Without keys: ``extra_info.question`` and ``extra_info.answer`` where the file has them filled, else ``messages``,
+    else ``question`` and ``answer``. A dot reaches into structures. Other arguments as the trainer's flags.
+    """
+    check_files([file], {}, "--data")
+    if not (prompt_key or response_key or messages_key):
+        prompt_key, response_key, messages_key = _keys_of(file)
+    prompts = resolve_prompt_format(chat_template, tokenizer, stop=[response_end] if response_end else None)
+    if messages_key:
+        check_files([file], {messages_key: "--messages_key"}, "--data")
+        how = RowFormat(prompts, "", max_length, multiturn=True, messages_key=messages_key)
+        return how, f"data.multiturn.enable=true data.multiturn.messages_key={messages_key}"
+    prompt, response = (prompt_key or "question").split("."), (response_key or "answer").split(".")
+    check_files([file], {prompt[0]: "--prompt_key", response[0]: "--response_key"}, "--data")
+    how = RowFormat(prompts, prompts.stop[0], max_length, prompt_keys=prompt, response_keys=response)
+    flags = [f"data.{kind}_key={keys[0]}" for kind, keys in (("prompt", prompt), ("response", response))]
+    for kind, keys in (("prompt", prompt), ("response", response)):
+        flags += [f"data.{kind}_dict_keys=[{','.join(keys[1:])}]"] if keys[1:] else []
+    return how, " ".join(flags)
+
+
+def _keys_of(file: str) -> tuple[str | None, str | None, str | None]:
+    schema = pq.read_schema(file)
+    if "extra_info" in schema.names and pa.types.is_struct(kind := schema.field("extra_info").type):
+        names = {field.name for field in kind}
+        if {"question", "answer"} <= names and not ("messages" in schema.names and _has_null_question(file)):
+            return "extra_info.question", "extra_info.answer", None
+    if "messages" in schema.names and "question" not in schema.names:
+        return None, None, "messages"
+    return "question", "answer", None
+
+
+def _has_null_question(file: str) -> bool:
+    batches = pq.ParquetFile(file).iter_batches(columns=["extra_info.question"])
+    return any(pc.struct_field(batch.column(0), "question").null_count for batch in batches)
+
+
+def sampled_rows(file: str, how: RowFormat, tokenizer: Any, count: int, seed: int) -> tuple[TokenizedRows, str]:
+    """``count`` rows of ``file`` at random (all of them, if it has no more), tokenised; and the tokeniser's report."""
+    total = pq.ParquetFile(file).metadata.num_rows
+    if count >= total:
+        rows, report = tokenize_files([file], how, tokenizer, "the data")
+        return rows, report.text(file, rows)
+    numbers = np.sort(np.random.default_rng(seed).choice(total, count, replace=False))
+    columns = [how.messages_key] if how.multiturn else list({how.prompt_keys[0], how.response_keys[0]})
+    with tempfile.TemporaryDirectory(prefix="verl-dft-") as folder:
+        part = str(Path(folder) / "sample.parquet")
+        pq.write_table(pa.Table.from_batches(_take(file, columns, numbers)), part)
+        try:
+            rows, report = tokenize_files([part], how, tokenizer, "a sample")
+        except ValueError as error:
+            raise ValueError(_in_terms_of(file, numbers, part, str(error))) from error
+    return rows, report.text(f"{count} of the {total} rows of {file} (seed {seed})", rows)
+
+
+def _take(file: str, columns: list[str], numbers: np.ndarray) -> Iterator[pa.RecordBatch]:
+    start = 0
+    for batch in pq.ParquetFile(file).iter_batches(columns=columns):
+        here = numbers[(numbers >= start) & (numbers < start + len(batch))] - start
+        if len(here):
+            yield batch.take(pa.array(here))
+        start += len(batch)
+
+
+def _in_terms_of(file: str, numbers: np.ndarray, part: str, message: str) -> str:
+    """The tokeniser's message, with the row numbers of ``file`` for those of its sample ``part``."""
+    found = re.match(re.escape(part) + r", row (\d+): ", message)
+    return f"{file}, row {numbers[int(found[1])]}: {message[found.end() :]}" if found else message
+
+
+@torch.no_grad()
+def measure(model: torch.nn.Module, rows: TokenizedRows, stop_id: int | None = None) -> TargetTokens:
+    """What ``model`` makes of the target tokens of ``rows``, in no particular order of rows.
+
+    stop_id: the token that ends a response; None: the last target of each run of targets. Only target positions are
+    projected onto the vocabulary, a few hundred at a time, in fp32.
+    """
+    device = next(model.parameters()).device
+    reason = reason_against_fusing(model, device)
+    found: dict[str, list[np.ndarray]] = {name: [] for name in ("log_probs", "entropy", "ids", "is_first", "is_stop")}
+    with tqdm(total=len(rows), desc="measuring", unit=" rows", mininterval=1.0) as bar:
+        for batch in _batches(rows.lengths(), BATCH_TOKENS["cpu" if device.type == "cpu" else "cuda"]):
+            ids, mask, lengths = _padded([rows[i] for i in batch])
+            predicted = mask[:, 1:].bool()
+            targets = ids[:, 1:][predicted]
+            values = _statistics(model, ids.to(device), lengths.to(device), predicted.to(device), reason is None)
+            found["log_probs"].append(values["log_probs"].float().cpu().numpy())
+            found["entropy"].append(values["entropy"].float().cpu().numpy())
+            found["ids"].append(targets.numpy())
+            first = predicted & (predicted.cumsum(1) == 1)
+            last = predicted & ~torch.nn.functional.pad(predicted[:, 1:], (0, 1))
+            found["is_first"].append(first[predicted].numpy())
+            found["is_stop"].append((last[predicted] if stop_id is None else targets == stop_id).numpy())
+            bar.update(len(batch))
+    return TargetTokens(**{name: np.concatenate(parts) for name, parts in found.items()})
+
+
+def _statistics(
+    model: torch.nn.Module, ids: torch.Tensor, lengths: torch.Tensor, predicted: torch.Tensor, plain_product: bool
+) -> dict[str, torch.Tensor]:
+    """log p and entropy at the positions before the targets, ``predicted`` (rows, length - 1)."""
+    targets = ids[:, 1:][predicted]
+    attended = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
+    arguments = {"input_ids": ids, "attention_mask": attended.long(), "use_cache": False}
+    nll, layer = objective("sft"), output_layer(model)
+    if not plain_product:
+        logits = model(**arguments).logits[:, :-1][predicted]
+        return plain_objective(logits, targets, nll, 1.0, statistics=("entropy",))[1]
+    seen: list[torch.Tensor] = []
+
+    def keep(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        seen.append(hidden[:, :-1][predicted])
+        return hidden[..., :1]  # nobody reads these logits
+
+    with reading(layer, keep):
+        model(**arguments)
+    return linear_objective(seen[0], layer.weight, targets, nll, 1.0, statistics=("entropy",))[1]
+
+
+def _batches(lengths: np.ndarray, budget: int) -> Iterator[list[int]]:
+    """Rows of about one length together, the longest first."""
+    order = np.argsort(-lengths, kind="stable").tolist()
+    start = 0
+    while start < len(order):
+        size = max(1, budget // int(lengths[order[start]]))
+        yield order[start : start + size]
+        start += size
+
+
+def _padded(rows: Sequence[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Ids and masks ``(rows, longest)``, zeros on the right, and the lengths ``(rows,)``."""
+    pad = torch.nn.utils.rnn.pad_sequence
+    ids = pad([row["input_ids"] for row in rows], batch_first=True)
+    return (
+        ids,
+        pad([row["loss_mask"] for row in rows], batch_first=True),
+        torch.tensor([len(r["input_ids"]) for r in rows]),
+    )
+
+
+def load(name: str, device: str) -> tuple[torch.nn.Module, Any]:
+    """Model and tokenizer; fp32 on a CPU, bf16 on a GPU, as the trainer's products are."""
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from verl.math_eval.generation import resolve_model
+
+    folder = resolve_model(name)
+    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
+        return model.to(where).eval(), AutoTokenizer.from_pretrained(folder)
+    except (OSError, KeyError) as error:
+        raise ValueError(f"--model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
+
+
+def diagnose(options: argparse.Namespace) -> dict[str, Any]:
+    """Measure, print, and write ``forecast.json`` and ``forecast.png`` to ``options.out``; returns the former."""
+    model, tokenizer = load(options.model, options.device)
+    how, flags = row_format_of(
+        options.data,
+        tokenizer,
+        options.max_length,
+        options.chat_template,
+        options.response_end,
+        options.prompt_key,
+        options.response_key,
+        options.messages_key,
+    )
+    print(f"rows are read as by {flags}, in the prompt format {how.prompt_format.name}")
+    rows, counted = sampled_rows(options.data, how, tokenizer, options.sample, options.seed)
+    print(counted)
+    stop = None if how.multiturn else tokenizer(how.response_end, add_special_tokens=False)["input_ids"][-1]
+    tokens = measure(model, rows, stop)
+    numbers = forecast.summary(tokens)
+    ignored = forecast.most_ignored(tokens, lambda token: tokenizer.decode([token]))
+    advice = forecast.advise(numbers["mean_p"], numbers["shares"]["p < 0.01"], numbers["stop_p"])
+    result = {
+        "model": options.model,
+        "data": options.data,
+        "rows": counted,
+        **numbers,
+        "most_ignored": ignored,
+        "advice": {"verdict": advice.verdict, "flags": advice.flags, "reasons": advice.reasons},
+    }
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "forecast.json").write_text(json.dumps(result, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    forecast.plot(numbers, out / "forecast.png")
+    print(f"\n{forecast.report(numbers, ignored, advice)}\n\nwrote {out / 'forecast.json'} and {out / 'forecast.png'}")
+    return result
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(
+        prog="python -m verl.dft.diagnose", description="Will DFT help this model on this data?", allow_abbrev=False
+    )
+    p.add_argument("--model", required=True, help="hub id, HF folder or trainer checkpoint: what training starts from")
+    p.add_argument("--data", required=True, help="training parquet")
+    p.add_argument("--sample", type=int, default=2000, help="rows to measure, at random (default: %(default)s)")
+    p.add_argument("--seed", type=int, default=0, help="seed of the sample")
+    p.add_argument("--max_length", type=int, default=2048, help="rows are cut here on the right, as in training")
+    p.add_argument("--prompt_key", help="column of the question, with dots into structures (default: found out)")
+    p.add_argument("--response_key", help="column of the response (default: found out)")
+    p.add_argument("--messages_key", help="column of conversations, in place of the two")
+    p.add_argument("--chat_template", help="as data.chat_template in training (default: the tokenizer's)")
+    p.add_argument("--response_end", help="as data.response_end in training (default: the eos token)")
+    p.add_argument("--device", default="auto", help="auto: the GPU if there is one")
+    p.add_argument("--out", default="outputs/forecast", help="folder of forecast.json and .png (default: %(default)s)")
+    return p
+
+
+def main() -> None:
+    options = parser().parse_args()
+    if options.sample < 1:
+        raise ValueError(f"--sample: expected at least 1 row, found {options.sample}")
+    diagnose(options)
+
+
+if __name__ == "__main__":
+    sys.exit(run_reporting_errors(main))
