@@ -10,7 +10,7 @@ export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1
 OUT=${OUT:-outputs/gsm8k_small}
 SOURCE=${SOURCE:-openai/gsm8k}
 
-python examples/data_preprocess/gsm8k.py --source "$SOURCE" --local_dir "$OUT/data"
+python examples/data_preprocess/gsm8k.py --source "$SOURCE" --local_dir "$OUT/data" --overwrite
 [ -e "$OUT/init/config.json" ] ||
     python examples/quickstart/make_model.py --data "$OUT/data/train.parquet" --out "$OUT/init" \
         --layers 4 --width 128 --vocab_size 2048

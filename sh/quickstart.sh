@@ -47,7 +47,7 @@ last() { find "$OUT/$1" -maxdepth 1 -name 'global_step_*' | sort -t_ -k3 -n | ta
 say "Word problems: clean ones for the base model; for fine-tuning, 30 % of the demonstrations are wrong or badly written"
 [ -e "$OUT/data/test.jsonl" ] ||
     python examples/data_preprocess/arithmetic.py --local_dir "$OUT/data" --seed "$SEED" \
-        --pretrain_size 20000 --train_size 4800 --test_size 200 --noise 0.3
+        --pretrain_size 20000 --train_size 4800 --test_size 200 --noise 0.3 --overwrite
 
 say "A small Qwen2 with random weights, and its tokenizer"
 [ -e "$OUT/init/config.json" ] ||

@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-from preprocess import Row, atomic_path, run, training_row, write_split
-from sources import Source
+from preprocess import atomic_path, check_free, run, write_split
+from rows import training_row
+from sources import Row, Source
 
 DATA_SOURCE = "verl-dft/arithmetic"
 NAMES = ("Anna", "Ben", "Carla", "David", "Emma", "Felix", "Grace", "Hugo")
@@ -204,6 +205,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--test_size", type=int, default=200, help="rows to evaluate on (default: %(default)s)")
     parser.add_argument("--noise", type=float, default=0.3, help="share of bad demonstrations in train (default: 0.3)")
     parser.add_argument("--largest", type=int, default=LARGEST, help="largest result (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     args = parser.parse_args(argv)
     if not 20 <= args.largest <= LARGEST:
         raise ValueError(f"expected --largest from 20 to {LARGEST}, found {args.largest}")
@@ -212,14 +214,18 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"expected sizes of at least 1 and --noise from 0 to 1, found {sizes} and {args.noise}")
 
     folder = Path(args.local_dir).expanduser()
-    for split, examples in make_splits(sizes, args.noise, args.seed, args.largest).items():
+    splits = make_splits(sizes, args.noise, args.seed, args.largest)
+    for name in [*(f"{split}.parquet" for split in splits), "test.jsonl"]:
+        check_free(folder / name, args.overwrite)
+    for split, examples in splits.items():
         source = Source(f"made with seed {args.seed}", len(examples), pa.schema([]), examples.__iter__)
-        write_split(source, row, split, folder / f"{split}.parquet", extra_info=("demonstration",))
+        write_split(
+            source, row, split, folder / f"{split}.parquet", extra_info=("demonstration",), overwrite=args.overwrite
+        )
         kinds = Counter(example["demonstration"] for example in examples)
         print(f"{split}: demonstrations " + ", ".join(f"{count} {kind}" for kind, count in kinds.most_common()))
-        if split == "test":
-            write_questions(examples, folder / "test.jsonl")
-            print(f"{split}: wrote {folder / 'test.jsonl'}")
+    write_questions(splits["test"], folder / "test.jsonl")  # last: where it is, all is
+    print(f"test: wrote {folder / 'test.jsonl'}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from preprocess import DropRow, Row, prepare, require_text, run, source_parser, training_row
+from preprocess import checked, prepare, run, source_parser
+from rows import DropRow, require_text, training_row
+from sources import Row
 
 SOURCE = "openai/gsm8k"
 
@@ -36,6 +38,8 @@ def row(example: Mapping[str, Any], split: str, index: int) -> Row:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = source_parser(__doc__, SOURCE, local_dir="data/gsm8k").parse_args(argv)
+    if checked(args):
+        return
     config = "main" if args.source == SOURCE else None
     prepare(args, row, ("question", "answer"), ("train", "test"), config, extra_info=("raw_answer",))
 

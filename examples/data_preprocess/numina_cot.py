@@ -4,14 +4,16 @@
     python examples/data_preprocess/numina_cot.py --train_end 100000 --first   # the first 100,000, as in its code
 
 Without a range the whole split is taken (859,494 rows on the hub). Solutions without a boxed answer are kept, with a
-null ground truth.
+null ground truth, as the paper's code keeps them; ``--filter box`` drops them, and --help has the other filters.
 """
 
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from preprocess import Row, last_boxed, prepare, require_text, run, source_parser, training_row
+from preprocess import checked, prepare, run, source_parser
+from rows import last_boxed, require_text, training_row
+from sources import Row
 
 SOURCE = "AI-MO/NuminaMath-CoT"
 
@@ -24,7 +26,8 @@ def row(example: Mapping[str, Any], split: str, index: int) -> Row:
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = source_parser(__doc__, SOURCE, local_dir="data/numina_cot").parse_args(argv)
-    prepare(args, row, columns=("problem", "solution"), splits=("train",))
+    if not checked(args):
+        prepare(args, row, columns=("problem", "solution"), splits=("train",))
 
 
 if __name__ == "__main__":

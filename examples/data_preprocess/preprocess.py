@@ -1,20 +1,13 @@
-"""What the data scripts share: rows of a source in, training parquet out, and a count of every row between.
+"""What the data scripts share: rows of a source in, a training parquet and its report out, every row accounted for.
 
-The columns of a training parquet are stable; columns of the source that no one reads are kept beside them:
-
-    data_source   string                          name of the data set
-    prompt        list<{role, content}>           chat messages: the question with the instruction
-    ability       string                          "math"
-    reward_model  {style, ground_truth}           "rule", and the final answer as text or null
-    extra_info    {split, index, question, answer}  raw question and response text; index = row number in the source
-
-DFT as in the paper trains on ``extra_info.question`` and ``extra_info.answer``.
+The columns of a training parquet are those of :mod:`rows`. Beside ``train.parquet`` stands ``train.report.json``: where
+the rows came from, how many were dropped for which reason, and what the filters found.
 """
 
 import argparse
+import json
 import os
 import random
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -25,69 +18,14 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filters import Filter, add_filter_options, apply_filters, build_filters
+from rows import DropRow, training_schema
 from sources import Row, Source, chunks, open_source, splits_of
 from tqdm import tqdm
 
-INSTRUCTION = "Let's think step by step and output the final answer within \\boxed{}."
-
 RowFunction = Callable[[Mapping[str, Any], str, int], Row]  # (source row, split, row number) -> training row
 
-_BOX = re.compile(r"\\(?:boxed|fbox)(?![A-Za-z])\s*")
-_BRACE_OR_ESCAPE = re.compile(r"\\.|[{}]", re.DOTALL)
-_BARE_ARGUMENT = re.compile(r"(-?\d+(?:[.,]\d+)*|[A-Z])(?=\s|[$.,;]|\\[)\]]|$)")
-
-
-class DropRow(Exception):
-    """Raised by a row function: this row cannot be used. Drops are counted by the message, which is the reason."""
-
-
-# --- one row ------------------------------------------------------------------------------------------------------
-
-
-def require_text(example: Mapping[str, Any], column: str) -> str:
-    """``example[column]``, which must be text with something in it; else DropRow."""
-    value = example.get(column)
-    if value is None:
-        raise DropRow(f"{column} is null")
-    if not isinstance(value, str):
-        raise DropRow(f"{column} is {type(value).__name__}, not text")
-    if not value.strip():
-        raise DropRow(f"{column} is empty")
-    return value
-
-
-def training_row(
-    data_source: str, question: str, answer: str, ground_truth: str | None, split: str, index: int, **extra_info: str
-) -> Row:
-    """One row of the training parquet (see the top of this file); ``extra_info`` adds text keys to that column."""
-    return {
-        "data_source": data_source,
-        "prompt": [{"role": "user", "content": f"{question} {INSTRUCTION}"}],
-        "ability": "math",
-        "reward_model": {"style": "rule", "ground_truth": ground_truth},
-        "extra_info": {"split": split, "index": index, "question": question, "answer": answer, **extra_info},
-    }
-
-
-def last_boxed(text: str) -> str | None:
-    """Content of the last ``\\boxed{...}`` or ``\\fbox{...}``; None without one, or if it is empty or never closed.
-
-    Braces nest and ``\\{`` does not count as one. Without braces (``\\boxed 4$``) only a number or a capital letter is
-    taken: anything longer has no definite end.
-    """
-    boxes = list(_BOX.finditer(text))
-    if not boxes:
-        return None
-    start = boxes[-1].end()
-    if text[start : start + 1] != "{":
-        bare = _BARE_ARGUMENT.match(text, start)
-        return bare[1] if bare else None
-    depth = 0
-    for token in _BRACE_OR_ESCAPE.finditer(text, start):
-        depth += {"{": 1, "}": -1}.get(token[0], 0)
-        if depth == 0 and token[0] == "}":
-            return text[start + 1 : token.start()].strip() or None
-    return None
+EXAMPLES = 5  # row numbers per reason in the report
 
 
 # --- which rows ---------------------------------------------------------------------------------------------------
@@ -140,17 +78,24 @@ class Selection:
         return f"random sample, {places} of a shuffle with seed {self.seed}"
 
 
-# --- all rows of a split ------------------------------------------------------------------------------------------
+# --- what became of them ------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Counts:
-    """What became of the selected rows: ``rows_in == rows_out + dropped.total()``."""
+    """What became of the selected rows: ``rows_in == rows_out + dropped.total()``. examples: row numbers by reason."""
 
     rows_in: int = 0
     rows_out: int = 0
     without_ground_truth: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[int]] = field(default_factory=dict)
+
+    def drop(self, reason: str, index: int) -> None:
+        self.dropped[reason] += 1
+        first = self.examples.setdefault(reason, [])
+        if len(first) < EXAMPLES:
+            first.append(index)
 
     def lines(self) -> list[str]:
         lines = [f"rows in {self.rows_in}, rows out {self.rows_out}, dropped {sum(self.dropped.values())}"]
@@ -158,6 +103,27 @@ class Counts:
         if self.without_ground_truth:
             lines.append(f"  kept {self.without_ground_truth} without a boxed answer (ground_truth null)")
         return lines
+
+    def report(self, filters: Sequence[Filter]) -> dict[str, Any]:
+        return {
+            "rows_in": self.rows_in,
+            "rows_out": self.rows_out,
+            "rows_out_without_ground_truth": self.without_ground_truth,
+            "dropped": [
+                {"reason": reason, "rows": count, "first_rows": self.examples[reason]}
+                for reason, count in self.dropped.most_common()
+            ],
+            "filters": [
+                {"name": each.name, "explanation": each.explanation, "findings": each.findings} for each in filters
+            ],
+        }
+
+
+def explanations(filters: Sequence[Filter]) -> list[str]:
+    return [f"  filter {each.name}: {each.explanation}" for each in filters]
+
+
+# --- all rows of a split ------------------------------------------------------------------------------------------
 
 
 def write_split(
@@ -167,24 +133,28 @@ def write_split(
     path: Path,
     selection: Selection | None = None,
     extra_info: Sequence[str] = (),
+    filters: Sequence[Filter] = (),
+    overwrite: bool = False,
 ) -> Counts:
-    """Write ``row(...)`` of each selected row of ``source`` to the parquet file ``path``; print and return the counts.
+    """Write ``row(...)`` of each selected row of ``source`` that ``filters`` keep to the parquet file ``path``, and a
+    report beside it; print and return the counts.
 
     extra_info: names of the text keys that ``row`` adds to that column. ValueError, and no file, if no row remains.
     """
     selection = selection or Selection()
+    check_free(path, overwrite)
     counts = Counts()
     schema, replaced = training_schema(source.other_columns, extra_info)
     numbers = selection.row_numbers(source.num_rows)
     print(f"{split}: {source.name}, {source.num_rows} rows; {selection}")
-    for note in source.notes + tuple(f"column {name!r} of the source is replaced" for name in replaced):
+    notes = source.notes + tuple(f"column {name!r} of the source is replaced" for name in replaced)
+    for note in notes:
         print(f"  {note}")
-    with atomic_path(path) as temporary:
-        write_parquet(_training_rows(source, row, split, numbers, counts, schema), temporary, schema)
-        if not counts.rows_out:
-            raise ValueError(f"nothing to write to {path}; {'; '.join(line.strip() for line in counts.lines())}")
-    print(f"{split}: " + "\n".join(counts.lines()))
-    print(f"{split}: wrote {path}")
+    rows = filtered(_training_rows(source, row, split, numbers, counts, schema), filters, counts)
+    origin = {"source": source.name, "source_rows": source.num_rows, "selection": str(selection), "notes": notes}
+    write_with_report(rows, path, schema, counts, filters, origin)
+    print(f"{split}: " + "\n".join([*counts.lines(), *explanations(filters)]))
+    print(f"{split}: wrote {path} and {report_path(path).name}")
     return counts
 
 
@@ -200,35 +170,40 @@ def _training_rows(
             try:
                 prepared = row(example, split, index)
             except DropRow as reason:
-                counts.dropped[str(reason)] += 1
+                counts.drop(str(reason), index)
             else:
-                counts.rows_out += 1
-                counts.without_ground_truth += prepared["reward_model"]["ground_truth"] is None
                 yield {name: example.get(name) for name in schema.names} | prepared
             if counts.rows_in == len(numbers):
                 return
 
 
-def training_schema(other_columns: pa.Schema, extra_info: Sequence[str] = ()) -> tuple[pa.Schema, list[str]]:
-    """The types of a training parquet that keeps ``other_columns``, and the names of those it replaces with a column of
-    its own."""
-    text = pa.string()
-    own = [
-        ("data_source", text),
-        ("prompt", pa.list_(pa.struct([("role", text), ("content", text)]))),
-        ("ability", text),
-        ("reward_model", pa.struct([("style", text), ("ground_truth", text)])),
-        (
-            "extra_info",
-            pa.struct(
-                [("split", text), ("index", pa.int64()), ("question", text), ("answer", text)]
-                + [(name, text) for name in extra_info]
-            ),
-        ),
-    ]
-    names = [name for name, _ in own]
-    kept = [(column.name, column.type) for column in other_columns if column.name not in names]
-    return pa.schema(own + kept), [name for name in other_columns.names if name in names]
+def filtered(rows: Iterable[Row], filters: Sequence[Filter], counts: Counts) -> Iterator[Row]:
+    """The rows that all filters keep; both those and the others are counted."""
+    for chunk in chunks(rows, weight=_characters):
+        for row, reason in zip(chunk, apply_filters(filters, chunk), strict=True):
+            if reason:
+                counts.drop(reason, row["extra_info"]["index"])
+                continue
+            counts.rows_out += 1
+            counts.without_ground_truth += row["reward_model"]["ground_truth"] is None
+            yield row
+
+
+def write_with_report(
+    rows: Iterable[Row],
+    path: Path,
+    schema: pa.Schema,
+    counts: Counts,
+    filters: Sequence[Filter],
+    origin: Mapping[str, Any],
+) -> None:
+    """Stream ``rows``, which fill ``counts``, to ``path`` and then its report; neither exists unless both are whole."""
+    with atomic_path(path) as temporary, atomic_path(report_path(path)) as report:
+        write_parquet(rows, temporary, schema)
+        if not counts.rows_out:
+            raise ValueError(f"nothing to write to {path}; {'; '.join(line.strip() for line in counts.lines())}")
+        text = json.dumps({**origin, **counts.report(filters)}, indent=2, ensure_ascii=False)
+        report.write_text(text + "\n", encoding="utf-8", errors="backslashreplace")
 
 
 # --- files --------------------------------------------------------------------------------------------------------
@@ -237,12 +212,27 @@ def training_schema(other_columns: pa.Schema, extra_info: Sequence[str] = ()) ->
 def write_parquet(rows: Iterable[Row], path: Path, schema: pa.Schema) -> None:
     """Stream ``rows`` to ``path``; the types come from ``schema``, never from the values."""
     with pq.ParquetWriter(path, schema) as writer:
-        for chunk in chunks(rows):
+        for chunk in chunks(rows, weight=_characters):
             try:
                 writer.write_table(pa.Table.from_pylist(chunk, schema=schema))
-            except pa.ArrowException as error:
+            except (pa.ArrowException, UnicodeEncodeError) as error:
                 first, last = chunk[0]["extra_info"]["index"], chunk[-1]["extra_info"]["index"]
                 raise ValueError(f"a value in rows {first} to {last} does not fit its column: {error}") from error
+
+
+def _characters(row: Row) -> int:
+    return sum(len(row["extra_info"][name] or "") for name in ("question", "answer"))
+
+
+def report_path(path: Path) -> Path:
+    """``train.report.json`` for ``train.parquet``."""
+    return path.with_suffix(".report.json")
+
+
+def check_free(path: Path, overwrite: bool) -> None:
+    """ValueError if ``path`` exists and may not be written over."""
+    if path.exists() and not overwrite:
+        raise ValueError(f"{path} exists; give --overwrite to replace it, or another place to write to")
 
 
 @contextmanager
@@ -260,7 +250,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 # --- command line -------------------------------------------------------------------------------------------------
 
 
-def source_parser(description: str | None, source: str, local_dir: str) -> argparse.ArgumentParser:
+def source_parser(description: str | None, source: str | None, local_dir: str) -> argparse.ArgumentParser:
     """The options that every script with a source has; ``description`` is the script's docstring."""
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
@@ -269,13 +259,35 @@ def source_parser(description: str | None, source: str, local_dir: str) -> argpa
         help="hub id, or a local folder or file of json, jsonl or parquet (default: %(default)s)",
     )
     parser.add_argument("--local_dir", default=local_dir, help="folder to write to (default: %(default)s)")
+    parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     parser.add_argument("--train_start", type=int, default=0, help="first place to take (default: 0)")
     parser.add_argument("--train_end", type=int, default=0, help="place to stop before; 0 = the end (default: 0)")
     parser.add_argument(
         "--first", action="store_true", help="take the range in the split's own order, not from a seeded shuffle"
     )
     parser.add_argument("--seed", type=int, default=0, help="seed of the random sample (default: 0)")
+    add_filter_options(parser)
+    add_check_option(parser)
     return parser
+
+
+def add_check_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--check",
+        metavar="FILE",
+        help="write nothing: validate this parquet for training and print its lengths (needs --tokenizer; shares are "
+        "printed for --max_length, default 2048)",
+    )
+
+
+def checked(args: argparse.Namespace) -> bool:
+    """Whether ``args`` asked for --check; then it is done."""
+    if args.check is None:
+        return False
+    from check import check_file  # imports verl
+
+    check_file(args.check, args.tokenizer, args.max_length or 2048)
+    return True
 
 
 def prepare(
@@ -285,22 +297,28 @@ def prepare(
     splits: tuple[str, ...],
     config: str | None = None,
     extra_info: Sequence[str] = (),
+    extra_columns: pa.Schema | None = None,
 ) -> list[Path]:
     """Write ``<local_dir>/<split>.parquet`` for each of ``splits`` as ``args`` (of :func:`source_parser`) says.
 
-    Every split is opened before the first is written, so that a missing one leaves no new file.
+    Every split is opened before the first is written, so that a missing one leaves no new file. The filters see the
+    training split only: a test set is scored as it is. extra_columns: those that ``row`` adds at the top.
     """
     selection = Selection(args.train_start, args.train_end, args.seed, args.first)
     splits = splits_of(args.source, splits)
-    if "train" not in splits and not selection.whole:
+    trained = "train" if "train" in splits else splits[0] if len(splits) == 1 and splits[0] != "test" else None
+    if trained is None and not selection.whole:
         raise ValueError(f"--train_start and --train_end choose training rows, found none in --source {args.source}")
+    paths = {split: Path(args.local_dir).expanduser() / f"{split}.parquet" for split in splits}
+    for path in paths.values():
+        check_free(path, args.overwrite)
     opened = {split: open_source(args.source, split, columns, config) for split in splits}
-    written = []
     for split, source in opened.items():
-        path = Path(args.local_dir).expanduser() / f"{split}.parquet"
-        write_split(source, row, split, path, selection if split == "train" else None, extra_info)
-        written.append(path)
-    return written
+        if extra_columns:
+            source = source.with_columns(extra_columns)
+        chosen, filters = (selection, build_filters(args)) if split == trained else (None, [])
+        write_split(source, row, split, paths[split], chosen, extra_info, filters, args.overwrite)
+    return list(paths.values())
 
 
 def run(main: Callable[[], object]) -> int:

@@ -8,19 +8,19 @@ it is parsed whole).
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 Row = dict[str, Any]
 T = TypeVar("T")
 
 SUFFIXES = (".jsonl", ".json", ".parquet")
-CHUNK_ROWS = 2000
+CHUNK_ROWS, CHUNK_CHARACTERS = 2000, 32_000_000  # the second bounds memory where rows are long
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 _SHARD = re.compile(r"-(\d+)-of-(\d+)")
@@ -42,6 +42,11 @@ class Source:
     other_columns: pa.Schema
     rows: Callable[[], Iterator[Row]]
     notes: tuple[str, ...] = ()
+
+    def with_columns(self, columns: pa.Schema) -> "Source":
+        """The same rows, to which the caller adds ``columns`` (in place of those of that name)."""
+        kept = [column for column in self.other_columns if column.name not in columns.names]
+        return replace(self, other_columns=pa.schema([*kept, *columns]))
 
 
 def open_source(source: str, split: str, columns: Sequence[str], config: str | None = None) -> Source:
@@ -106,10 +111,19 @@ def splits_of(source: str, splits: tuple[str, ...]) -> tuple[str, ...]:
     return named
 
 
-def chunks(items: Iterable[T], size: int = CHUNK_ROWS) -> Iterator[list[T]]:
-    """Consecutive lists of ``size`` items, the last one shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
+def chunks(
+    items: Iterable[T], size: int | None = None, weight: Callable[[T], int] = lambda item: 0
+) -> Iterator[list[T]]:
+    """Consecutive lists of ``size`` items (CHUNK_ROWS), shorter where their weights reach CHUNK_CHARACTERS."""
+    chunk: list[T] = []
+    total = 0
+    for item in items:
+        chunk.append(item)
+        total += weight(item)
+        if len(chunk) == (size or CHUNK_ROWS) or total >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, total = [], 0
+    if chunk:
         yield chunk
 
 
@@ -200,10 +214,17 @@ def _parquet_rows(files: list[Path]) -> Iterator[Row]:
     for file in files:
         with _readable_parquet(file) as parquet:
             try:
-                for batch in parquet.iter_batches(batch_size=CHUNK_ROWS):
+                for batch in parquet.iter_batches(batch_size=_batch_rows(parquet)):
                     yield from batch.to_pylist()
             except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
                 raise ValueError(f"{file}: broken parquet data ({error}); fetch or write it again") from error
+
+
+def _batch_rows(parquet: pq.ParquetFile) -> int:
+    """Rows to read at a time: fewer where they are long, so that a batch is of about CHUNK_CHARACTERS."""
+    groups = [parquet.metadata.row_group(group) for group in range(parquet.metadata.num_row_groups)]
+    longest = max((group.total_byte_size // max(1, group.num_rows) for group in groups), default=0)
+    return max(1, min(CHUNK_ROWS, CHUNK_CHARACTERS // max(1, longest)))
 
 
 def _open_hub(source: str, split: str, columns: Sequence[str], config: str | None) -> Source:
@@ -227,7 +248,8 @@ def _open_hub(source: str, split: str, columns: Sequence[str], config: str | Non
 
 def _open_json(name: str, files: list[Path], columns: Sequence[str]) -> Source:
     num_rows, seen = 0, {}  # seen: column -> type so far, None where its values have no common one
-    for rows in chunks(_json_rows(files)):
+    rows_seen = tqdm(_json_rows(files), desc="finding the columns", unit=" rows", disable=None)
+    for rows in chunks(rows_seen):
         num_rows += len(rows)
         for column in dict.fromkeys(column for row in rows for column in row):
             # The columns the caller reads are checked row by row, and bad rows counted: their type may vary.
@@ -284,6 +306,8 @@ def _parse(raw: bytes, file: Path, line: int) -> Any:
         if b"\\ud" in raw or b"\\uD" in raw:  # an escape of half a character is valid JSON, but no text
             json.dumps(value, ensure_ascii=False).encode()
         return value
+    except RecursionError as error:
+        raise ValueError(f"{file}:{line}: JSON that is nested too deeply; mend or remove the line") from error
     except json.JSONDecodeError as error:
         line += error.lineno - 1
         raise ValueError(f"{file}:{line}: not valid JSON ({error.msg}); mend or remove the line") from error

@@ -9,7 +9,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from arithmetic import DEMONSTRATIONS, LARGEST, TEMPLATES, Problem, draw_problem, make_splits
-from preprocess import last_boxed
+from rows import last_boxed
 
 SIZES = {"pretrain": 300, "train": 200, "test": 50}
 EQUATION = re.compile(r"(\d+) ([-+*]) (\d+) = (\d+)")

@@ -1,22 +1,15 @@
 """The shared module: boxes, samples, counts, the schema on disk and files that are whole or not there."""
 
+import json
 import os
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from preprocess import (
-    INSTRUCTION,
-    DropRow,
-    Selection,
-    atomic_path,
-    last_boxed,
-    require_text,
-    run,
-    training_row,
-    write_split,
-)
+from filters import text_filter
+from preprocess import Selection, atomic_path, run, write_split
+from rows import INSTRUCTION, DropRow, last_boxed, require_text, training_row
 from sources import Source
 
 
@@ -75,6 +68,7 @@ def test_training_row_has_the_instruction_in_the_prompt_only():
         ({"q": " \n"}, "q is empty"),
         ({"q": 5}, "q is int, not text"),
         ({"q": ["a"]}, "q is list, not text"),
+        ({"q": "x" * 1_000_001}, "q is longer than 1,000,000 characters"),
     ],
 )
 def test_text_that_cannot_be_trained_on_drops_the_row(example, reason):
@@ -182,7 +176,7 @@ def test_a_failure_in_the_middle_leaves_the_old_file_and_no_other(tmp_path):
     path = tmp_path / "train.parquet"
     path.write_text("old")
     with pytest.raises(ValueError, match="disk on fire"):
-        write_split(Source("rows", 2, pa.schema([]), failing_rows), row, "train", path)
+        write_split(Source("rows", 2, pa.schema([]), failing_rows), row, "train", path, overwrite=True)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -192,6 +186,35 @@ def test_a_value_that_does_not_fit_its_column_names_the_rows(tmp_path):
     with pytest.raises(ValueError, match="rows 0 to 0 does not fit its column"):
         write_split(source, row, "train", tmp_path / "a.parquet")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_exists_is_replaced_only_on_request(tmp_path):
+    path = tmp_path / "train.parquet"
+    write_split(source_of([{"question": "old"}]), row, "train", path)
+    with pytest.raises(ValueError, match="train.parquet exists; give --overwrite"):
+        write_split(source_of([{"question": "new"}]), row, "train", path)
+    assert pq.read_table(path).to_pylist()[0]["extra_info"]["question"] == "old"
+    write_split(source_of([{"question": "new"}]), row, "train", path, overwrite=True)
+    assert pq.read_table(path).to_pylist()[0]["extra_info"]["question"] == "new"
+
+
+def test_the_report_accounts_for_every_row(tmp_path):
+    rows = [{"question": text} for text in (r"\boxed{1}", None, "", "no box", None)]
+    write_split(source_of(rows), row, "train", tmp_path / "train.parquet", filters=[text_filter()])
+    report = json.loads((tmp_path / "train.report.json").read_text())
+    assert (report["source"], report["selection"]) == ("rows", "the whole split")
+    assert (report["rows_in"], report["rows_out"], report["rows_out_without_ground_truth"]) == (5, 2, 1)
+    assert report["dropped"] == [
+        {"reason": "question is null", "rows": 2, "first_rows": [1, 4]},
+        {"reason": "question is empty", "rows": 1, "first_rows": [2]},
+    ]
+    assert report["filters"][0]["name"] == "text" and "letter or digit" in report["filters"][0]["explanation"]
+
+
+def test_long_rows_are_written_in_small_groups(tmp_path, monkeypatch):
+    monkeypatch.setattr("sources.CHUNK_CHARACTERS", 1000)
+    write_split(source_of([{"question": "x" * 600}] * 4), row, "train", tmp_path / "a.parquet")
+    assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 2
 
 
 def test_the_final_name_appears_only_at_the_end(tmp_path):

@@ -13,7 +13,8 @@ import numina_cot
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
-from preprocess import INSTRUCTION, DropRow, run
+from preprocess import run
+from rows import INSTRUCTION, DropRow
 
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = REPOSITORY / "examples" / "data_preprocess"
@@ -81,7 +82,7 @@ def test_a_gsm8k_answer_without_final_line_is_dropped(answer):
 def test_numina_writes_the_training_split_with_the_other_columns(tmp_path, jsonl, capsys):
     source = jsonl("source/train.jsonl", MATH_ROWS)
     numina_cot.main(["--source", str(source.parent), "--local_dir", str(tmp_path / "out")])
-    assert os.listdir(tmp_path / "out") == ["train.parquet"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["train.parquet", "train.report.json"]
     first, second = rows_of(tmp_path / "out" / "train.parquet")
     assert (first["level"], first["type"], "problem" in first) == ("Level 1", "Algebra", False)
     assert second["reward_model"]["ground_truth"] is None
@@ -92,7 +93,9 @@ def test_numina_samples_at_random_unless_the_first_are_asked_for(tmp_path, jsonl
     source = jsonl("train.jsonl", [{"problem": str(number), "solution": "s"} for number in range(50)])
 
     def questions(*options: str) -> list[str]:
-        numina_cot.main(["--source", str(source), "--local_dir", str(tmp_path), "--train_end", "5", *options])
+        numina_cot.main(
+            ["--source", str(source), "--local_dir", str(tmp_path), "--train_end", "5", "--overwrite", *options]
+        )
         return [row["extra_info"]["question"] for row in rows_of(tmp_path / "train.parquet")]
 
     first = ["0", "1", "2", "3", "4"]
@@ -115,6 +118,20 @@ def test_math_writes_both_splits_and_says_that_test_is_not_math_500(tmp_path, js
     assert "NOT MATH-500" in capsys.readouterr().out
 
 
+def test_math_500_is_a_file_of_its_own_and_has_500_problems(tmp_path, jsonl):
+    for split in ("train", "test"):
+        jsonl(f"source/{split}.jsonl", MATH_ROWS)
+    few = jsonl("few.jsonl", [{"problem": "p", "solution": "s", "answer": "1"}] * 499)
+    options = ["--source", str(tmp_path / "source"), "--local_dir", str(tmp_path / "out"), "--math500"]
+    with pytest.raises(ValueError, match="expected 500 problems, found 499"):
+        math_dataset.main([*options, str(few)])
+    whole = jsonl("whole.jsonl", [{"problem": f"{i}?", "solution": "s", "answer": f"{i}"} for i in range(500)])
+    math_dataset.main([*options, str(whole), "--overwrite"])
+    rows = rows_of(tmp_path / "out" / "math500.parquet")
+    assert len(rows) == 500 and rows[7]["reward_model"]["ground_truth"] == "7"
+    assert rows[7]["data_source"] == "HuggingFaceH4/MATH-500"
+
+
 def test_the_paper_command_finds_the_default_paths(tmp_path, jsonl, monkeypatch):
     for split in ("train", "test"):
         jsonl(f"source/{split}.jsonl", MATH_ROWS)
@@ -135,7 +152,7 @@ def test_a_missing_split_leaves_no_file_of_the_other(tmp_path, jsonl):
 def test_one_file_writes_its_own_split_and_refuses_a_training_range_for_test(tmp_path, jsonl):
     source = jsonl("test.jsonl", [GSM8K_ROW])
     gsm8k.main(["--source", str(source), "--local_dir", str(tmp_path / "out")])
-    assert os.listdir(tmp_path / "out") == ["test.parquet"]
+    assert sorted(os.listdir(tmp_path / "out")) == ["test.parquet", "test.report.json"]
     with pytest.raises(ValueError, match="choose training rows"):
         gsm8k.main(["--source", str(source), "--local_dir", str(tmp_path / "out"), "--train_end", "1"])
 
@@ -151,8 +168,8 @@ def test_hub_ids_and_subsets_are_the_published_ones(tmp_path, monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     for script in (numina_cot, math_dataset, gsm8k):
-        script.main(["--local_dir", str(tmp_path)])
-    gsm8k.main(["--local_dir", str(tmp_path), "--source", "someone/gsm8k"])
+        script.main(["--local_dir", str(tmp_path / script.__name__)])
+    gsm8k.main(["--local_dir", str(tmp_path / "another"), "--source", "someone/gsm8k"])
     assert asked == [
         ("AI-MO/NuminaMath-CoT", None, "train"),
         ("DigitalLearningGmbH/MATH-lighteval", None, "train"),
@@ -185,6 +202,7 @@ def test_hdfs_dir_copies_the_files_and_is_refused_early_without_the_command(tmp_
     command.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/calls\n')
     command.chmod(0o755)
     math_dataset.main(options)
+    options.append("--overwrite")
     out = tmp_path / "out"
     assert (tmp_path / "calls").read_text().splitlines() == [
         "dfs -mkdir -p hdfs://x/math",
@@ -219,7 +237,10 @@ def test_a_missing_path_is_one_line_and_a_trace_on_request():
     assert "Traceback" in done.stderr
 
 
-@pytest.mark.parametrize("name", ["preprocess", "sources", "numina_cot", "math_dataset", "gsm8k", "arithmetic"])
+MODULES = sorted(path.stem for path in SCRIPTS.glob("*.py"))
+
+
+@pytest.mark.parametrize("name", MODULES)
 def test_importing_does_nothing_and_stays_light(tmp_path, name):
     code = f"import sys; import {name}; print([m for m in ('torch', 'verl', 'datasets') if m in sys.modules])"
     done = subprocess.run(
