@@ -21,7 +21,10 @@ setup(
     python_requires=">=3.10,<3.13",
     # "verl" and "verl.trainer" themselves belong to verl: listing them would overwrite its __init__ files.
     packages=[p for p in find_namespace_packages(include=["verl.*"]) if p.startswith(PACKAGES)],
-    package_data={"verl.trainer.fsdp_dft_trainer": ["config/*.yaml"]},
+    package_data={
+        "verl.trainer.fsdp_dft_trainer": ["config/*.yaml"],
+        "verl.math_eval": ["page.html", "page.js"],
+    },
     install_requires=requirements(),
     # verl imports the entry points of this group on "import verl"; see verl/dft/platform.py.
     entry_points={"verl.plugins": ["verl_dft = verl.dft.platform"]},

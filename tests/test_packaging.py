@@ -27,8 +27,11 @@ def wheel_files(tmp_path_factory) -> dict[str, str]:
         return {name: archive.read(name).decode() for name in archive.namelist()}
 
 
+SUFFIXES = (".py", ".yaml", ".html", ".js")
+
+
 def test_the_wheel_holds_every_module_and_setting_of_ours(wheel_files):
-    ours = {str(p.relative_to(PROJECT)) for p in (PROJECT / "verl").rglob("*") if p.suffix in (".py", ".yaml")}
+    ours = {str(p.relative_to(PROJECT)) for p in (PROJECT / "verl").rglob("*") if p.suffix in SUFFIXES}
     assert ours == {name for name in wheel_files if name.startswith("verl/")}
 
 

@@ -2,6 +2,8 @@
 
 import math
 import random
+from collections import Counter
+from itertools import combinations
 
 import pytest
 
@@ -58,3 +60,51 @@ def test_error_of_independent_problems_matches_a_simulation():
     means = [mean_and_error([float(rng.random() < 0.3) for _ in range(50)]) for _ in range(2_000)]
     spread = math.sqrt(sum((m.value - 0.3) ** 2 for m in means) / len(means))
     assert sum(m.stderr for m in means) / len(means) == pytest.approx(spread, rel=0.05)
+
+
+def test_majority_of_fewer_samples_by_hand():
+    # 3 of 4 answers are right, the 4th is wrong. Of the 6 pairs, 3 are right+right and 3 are right+wrong (a fair draw).
+    assert maj_at_k([["r", "r", "r", "w"]], [[True, True, True, False]], 2).value == pytest.approx((3 + 3 / 2) / 6)
+    # Of the 4 triples, each holds at least two right ones.
+    assert maj_at_k([["r", "r", "r", "w"]], [[True, True, True, False]], 3).value == pytest.approx(1)
+    # A silent sample does not vote: of the 3 pairs of (r, w, silent), one is a draw, one is r alone, one is w alone.
+    assert maj_at_k([["r", "w", None]], [[True, False, False]], 2).value == pytest.approx((0.5 + 1 + 0) / 3)
+    assert math.isnan(maj_at_k([["r", "w"]], [[True, False]], 3).value)
+
+
+@pytest.mark.parametrize("answers", ["rrrwwx-", "rwxyz-", "rrwwxxy", "ssrrw--", "wwwwwr", "-------"])
+def test_majority_equals_a_count_over_all_subsets(answers):
+    right = {"r", "s"}  # two keys that both are right, as when the grader could not tell that they are one answer
+    keys = [None if a == "-" else a for a in answers]
+    correct = [a in right for a in answers]
+    for k in range(1, len(answers) + 1):
+        wins = []
+        for subset in combinations(keys, k):
+            votes = Counter(a for a in subset if a is not None)
+            winners = [a for a, n in votes.items() if n == max(votes.values())]
+            wins.append(sum(a in right for a in winners) / len(winners) if winners else 0)
+        assert maj_at_k([keys], [correct], k).value == pytest.approx(sum(wins) / len(wins))
+
+
+def test_error_knows_that_samples_of_a_problem_belong_together():
+    """16 samples of each of 40 problems, of which half are easy: the spread over many such test sets."""
+    rng = random.Random(2)
+
+    def draw(chances):
+        return [[rng.random() < p for _ in range(16)] for p in chances]
+
+    scores = [avg_at_k(draw(rng.choice((0.1, 0.9)) for _ in range(40))) for _ in range(1_000)]
+    spread = math.sqrt(sum((s.value - 0.5) ** 2 for s in scores) / len(scores))
+    assert sum(s.stderr for s in scores) / len(scores) == pytest.approx(spread, rel=0.06)
+    assert math.sqrt(0.25 / (40 * 16)) < spread / 3  # what counting all 640 samples as independent would claim
+
+    chances = [0.1, 0.9] * 20  # now the same problems each time, and other samples
+    scores = [avg_at_k(draw(chances)) for _ in range(1_000)]
+    spread = math.sqrt(sum((s.value - 0.5) ** 2 for s in scores) / len(scores))
+    assert sum(s.sampling_stderr for s in scores) / len(scores) == pytest.approx(spread, rel=0.06)
+
+
+def test_pass_at_k_of_16_samples_estimates_the_true_chance():
+    rng = random.Random(3)
+    estimates = [pass_at_k([[rng.random() < 0.2 for _ in range(16)]], 4).value for _ in range(20_000)]
+    assert sum(estimates) / len(estimates) == pytest.approx(1 - 0.8**4, abs=0.005)

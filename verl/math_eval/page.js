@@ -84,10 +84,29 @@ function select() {
   const passes = CHOICES[at("show").value];
   const number = at("problem").value.trim();
   found = all.filter((e) =>
-    (wanted === "" || e.b === Number(wanted)) && passes(e.flags) && (number === "" || idNumber(e) === number));
+    (wanted === "all" || index.benchmarks[e.b].name === wanted) && passes(e.flags) && (number === "" || idNumber(e) === number));
   const order = at("order").value;
   if (order !== "file") found.sort((x, y) => (order === "long" ? y.tokens - x.tokens : x.tokens - y.tokens));
-  page = 0;
+}
+
+// The address says what is shown, so that a view can be kept or sent: #benchmark=math500&show=wrong&page=2
+const CONTROLS = ["benchmark", "show", "problem", "order"];
+
+function readAddress() {
+  const asked = new URLSearchParams(location.hash.slice(1));
+  for (const id of CONTROLS) if (asked.has(id)) at(id).value = asked.get(id);
+  page = (Number(asked.get("page")) || 1) - 1;
+}
+
+function writeAddress() {
+  const said = new URLSearchParams();
+  for (const id of CONTROLS) if (at(id).value !== DEFAULTS[id]) said.set(id, at(id).value);
+  if (page) said.set("page", page + 1);
+  history.replaceState(null, "", "#" + said);
+}
+
+function turn(pages) {
+  page += pages;
   draw();
 }
 
@@ -100,6 +119,7 @@ async function draw() {
   const shown = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
   at("count").textContent =
     found.length + " of " + all.length + " samples, page " + (page + 1) + " of " + pages;
+  writeAddress();
   at("back").disabled = page === 0;
   at("next").disabled = page === pages - 1;
   try {
@@ -122,18 +142,27 @@ function option(select, value, text) {
 
 document.title = "Samples of " + index.label;
 at("title").textContent = "Samples of " + index.label;
-option(at("benchmark"), "", "all");
-index.benchmarks.forEach((benchmark, b) => option(at("benchmark"), String(b), benchmark.name));
+option(at("benchmark"), "all", "all");
+for (const benchmark of index.benchmarks) option(at("benchmark"), benchmark.name, benchmark.name);
 for (const name of Object.keys(CHOICES)) {
   const count = all.filter((e) => CHOICES[name](e.flags)).length;
   option(at("show"), name, name + " (" + count + ")");
 }
-for (const id of ["benchmark", "show", "order", "problem"]) at(id).addEventListener("input", select);
-at("back").addEventListener("click", () => { page -= 1; draw(); });
-at("next").addEventListener("click", () => { page += 1; draw(); });
+const DEFAULTS = Object.fromEntries(CONTROLS.map((id) => [id, at(id).value]));
+for (const id of CONTROLS) {
+  at(id).addEventListener(at(id).tagName === "SELECT" ? "change" : "input", () => {
+    select();
+    page = 0;
+    draw();
+  });
+}
+at("back").addEventListener("click", () => turn(-1));
+at("next").addEventListener("click", () => turn(1));
 addEventListener("keydown", (event) => {
   if (event.target.tagName === "INPUT" || event.target.tagName === "SELECT") return;
-  if (event.key === "ArrowLeft") { page -= 1; draw(); }
-  if (event.key === "ArrowRight") { page += 1; draw(); }
+  if (event.key === "ArrowLeft") turn(-1);
+  if (event.key === "ArrowRight") turn(1);
 });
+readAddress();
+select();
 draw();
