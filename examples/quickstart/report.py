@@ -7,7 +7,7 @@ import argparse
 from pathlib import Path
 
 from verl.dft.plots import plot_curves, read_metrics
-from verl.math_eval.generation import TransformersBackend
+from verl.math_eval.generation import BackendOptions, make_backend
 from verl.math_eval.harness import EvalOptions, Evaluation, evaluate
 from verl.math_eval.report import write_report
 
@@ -16,15 +16,14 @@ SAMPLES = 16
 
 def score(label: str, checkpoint: str, out: Path, seed: int) -> tuple[Evaluation, Evaluation]:
     """Greedy, and SAMPLES samples at temperature 1, on the held-out questions."""
-    backend = TransformersBackend(checkpoint)
+    backend = make_backend(BackendOptions(checkpoint))
     questions = {"data_names": (str(out / "data" / "test.jsonl"),), "max_tokens_per_call": 64, "seed": seed}
-    greedy = evaluate(backend, out / "eval" / label / "greedy", EvalOptions(**questions), label=f"{label}, greedy")
-    sampled = evaluate(
-        backend,
-        out / "eval" / label / f"avg{SAMPLES}",
-        EvalOptions(**questions, n_sampling=SAMPLES, temperature=1.0),
-        label=f"{label}, T=1",
-    )
+    sampling = EvalOptions(**questions, n_sampling=SAMPLES, temperature=1.0)
+    try:
+        sampled = evaluate(backend, out / "eval" / label, sampling, label)
+        greedy = evaluate(backend, out / "eval" / label / "greedy", EvalOptions(**questions), label)
+    finally:
+        backend.close()
     return greedy, sampled
 
 

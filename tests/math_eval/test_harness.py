@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tiny_model import save_tiny_model
 from verl.dft.prompts import resolve_prompt_format
 from verl.math_eval import harness
 from verl.math_eval.__main__ import main
 from verl.math_eval.backends.transformers_backend import TransformersBackend
-from verl.math_eval.harness import EvalOptions, evaluate, model_fingerprint
+from verl.math_eval.harness import EvalOptions, checkpoints_in, evaluate, model_fingerprint
 from verl.math_eval.report import write_report
 from verl.math_eval.tables import score_table
 
@@ -203,6 +204,54 @@ def test_command_line_scores_a_model(tiny_model, data, tmp_path, capsys):
     out = capsys.readouterr().out
     assert status == 0
     assert "prompt format: chat_template" in out and "<|im_start|>user" in out and "avg@2" in out
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory):
+    """A training run's folder: two steps with models of their own, and files that are no checkpoints."""
+    folder = tmp_path_factory.mktemp("run")
+    for step in (2, 10):
+        (folder / f"global_step_{step}").mkdir()
+        save_tiny_model(folder / f"global_step_{step}" / "huggingface", seed=step)
+    (folder / "global_step_20.partial").mkdir()
+    (folder / "metrics.jsonl").write_text("")
+    return folder
+
+
+def test_every_checkpoint_of_a_folder_is_scored_with_a_learning_curve(checkpoints, data, tmp_path, capsys):
+    assert [p.name for p in checkpoints_in(str(checkpoints))] == ["global_step_2", "global_step_10"]
+    status = cli("--model_name_or_path", checkpoints, "--output_dir", tmp_path / "out", "--data_name", data,
+                 "--n_sampling", 2, "--temperature", 1, "--max_tokens_per_call", 4, "--device", "cpu", "--with_greedy",
+                 "--num_test_sample", 3)  # fmt: skip
+    assert status == 0
+    table = [line.split(" | ")[:2] for line in capsys.readouterr().out.splitlines() if line.startswith("| global")]
+    scores = ["greedy", "avg@2", "maj@2", "pass@2"]
+    assert table == [[f"| global_step_{step}", score] for step in (2, 10) for score in scores]
+    for file in (
+        "learning_curve.png",
+        "report.md",
+        "global_step_2/samples.html",
+        "global_step_10/greedy/sums/metrics.json",
+    ):
+        assert (tmp_path / "out" / file).is_file(), file
+
+
+def test_a_broken_checkpoint_among_others_is_found_before_the_first_is_scored(checkpoints, data, tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "global_step_30").mkdir(parents=True)
+    (run / "global_step_1").symlink_to(checkpoints / "global_step_2")
+    assert cli("--model_name_or_path", run, "--output_dir", tmp_path / "out", "--data_name", data) == 1
+    assert "expected a model in" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_regrade_takes_all_checkpoints_of_an_output_folder(checkpoints, data, tmp_path, capsys):
+    args = ["--output_dir", tmp_path / "out", "--data_name", data, "--max_tokens_per_call", 2, "--device", "cpu"]
+    assert cli("--model_name_or_path", checkpoints, *args) == 0
+    assert cli("--regrade", "--output_dir", tmp_path / "out", "--extraction", "strict") == 0
+    assert capsys.readouterr().out.count("| global_step_10 | greedy |") == 2
+    settings = json.loads((tmp_path / "out" / "global_step_2" / "sums" / "settings.json").read_text())
+    assert settings["grading"]["extraction"] == "strict"
 
 
 @pytest.mark.parametrize(

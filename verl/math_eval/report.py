@@ -65,9 +65,16 @@ def _warnings(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _pages(folder: Path, evaluations: Sequence[Evaluation]) -> str:
-    pages = {e.folder / PAGE: e.label for e in evaluations if (e.folder / PAGE).is_file()}
-    links = [f"[{label}]({os.path.relpath(path, folder)})" for path, label in pages.items()]
+    links = [
+        f"[{e.label}{', greedy' if _is_greedy(e) else ''}]({os.path.relpath(e.folder / PAGE, folder)})"
+        for e in evaluations
+        if (e.folder / PAGE).is_file()
+    ]
     return f"Samples to read: {', '.join(links)}." if links else ""
+
+
+def _is_greedy(evaluation: Evaluation) -> bool:
+    return any("greedy" in m["scores"] for m in evaluation.metrics.values())
 
 
 def _all_scores(evaluations: Sequence[Evaluation]) -> str:
