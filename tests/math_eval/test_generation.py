@@ -164,6 +164,16 @@ def test_stop_texts_of_several_tokens_cut_the_text(backend):
     assert (ended.text, ended.finish_reason) == (text[: text.index(stop)], "stop")
 
 
+def test_batches_are_cut_by_the_memory_that_full_answers_would_need(backend, monkeypatch):
+    monkeypatch.setattr("verl.math_eval.backends.transformers_backend.CPU_BYTES", 1 << 20)
+    asked = [Request(f"p{i}", 0, (5,) * length, 0) for i, length in enumerate([10] * 60 + [100] * 4)]
+    backend.batch_size = None
+    per_token = 2 * 2 * 2 * 8 * 4  # keys and values of 2 layers with 2 heads of 8 numbers of 4 bytes
+    pieces = backend.pieces(asked, Sampling(max_new_tokens=100), ())
+    first, second = (1 << 20) // (per_token * 200), (1 << 20) // (per_token * 110)
+    assert [len(piece) for piece in pieces] == [first, second, 64 - first - second] == [20, 37, 7]
+
+
 def test_long_prompts_are_reported_and_short_room_is_used_up(backend):
     room = backend.context
     long, tight = tuple([5] * room), tuple([5] * (room - 3))

@@ -12,9 +12,11 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import ray
 import torch
 
 if importlib.util.find_spec("vllm") is None:
@@ -183,3 +185,30 @@ def _wait_for(server: subprocess.Popen, model: str, url: str, log: Path) -> Serv
         except ConnectionError:
             if server.poll() is not None or time.monotonic() > deadline:
                 pytest.fail("the server did not start:\n" + log.read_text()[-3000:])
+
+
+def test_two_engines_draw_what_one_draws_though_one_of_them_dies(vllm_options, engine, questions, stop, capfd):
+    asked = requests(questions, 2)
+    expected = run(engine, asked, RANDOM, stop)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    try:
+        backend = make_backend(replace(vllm_options, data_parallel_size=2, batch_size=16))
+        process = ray.get(
+            backend._actors[0].__ray_call__.remote(
+                lambda actor: actor.engine._engine.engine_core.resources.engine_manager.processes[0].pid
+            )
+        )
+        finished = {}
+        for count, completions in enumerate(backend.generate(asked, RANDOM, stop)):
+            if count == 1:
+                os.kill(process, signal.SIGKILL)
+            assert not finished.keys() & {c.request.key for c in completions}
+            finished.update({c.request.key: c for c in completions})
+        assert "warning: an engine died: vLLM's engine process ended" in capfd.readouterr().err
+        assert backend.described["engines"] == 1
+        share = agreement(finished, expected)
+        print(f"\ntwo engines, one killed: {share:.1%} of {len(asked)} samples equal")
+        assert share >= 0.99
+        backend.close()
+    finally:
+        ray.shutdown()

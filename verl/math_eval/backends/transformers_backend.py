@@ -15,7 +15,10 @@ from verl.math_eval.backends.decoding import Batch
 from verl.math_eval.backends.handout import Piece
 from verl.math_eval.generation import Completion, Request, Sampling
 
-BATCH_TOKENS = 32_768  # rows x (prompt + new tokens) of one batch when the user sets no batch size
+# A batch when the user sets no size: as many rows as their keys and values at full length fit into this memory, so
+# that it depends on the kind of machine, not on what else runs there.
+CPU_BYTES, GPU_SHARE = 2 << 30, 0.5  # of what the weights leave
+MOST_ROWS = 256
 
 
 class TransformersBackend(Engine):
@@ -51,10 +54,28 @@ class TransformersBackend(Engine):
         batches, start = [], 0
         while start < len(queue):
             longest = len(queue[start].prompt_ids) + self.limit(queue[start], sampling)
-            size = self.batch_size or max(1, BATCH_TOKENS // longest)
+            size = self.batch_size or self._rows(longest)
             batches.append(queue[start : start + size])
             start += size
         return [batch for batch in batches if any(r.key not in done for r in batch)]
+
+    def _rows(self, tokens: int) -> int:
+        """Rows of ``tokens`` tokens that fit into one batch."""
+        config = self.config.get_text_config()
+        heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+        width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+        per_token = 2 * config.num_hidden_layers * heads * width * self.dtype.itemsize
+        memory = CPU_BYTES
+        if self.device.type == "cuda":
+            weights = sum(p.nbytes for p in self.model.parameters())
+            memory = int(GPU_SHARE * (torch.cuda.get_device_properties(self.device).total_memory - weights))
+        return max(1, min(MOST_ROWS, memory // (per_token * tokens)))
+
+    def close(self) -> None:
+        """Free the model's memory; the next model may need it."""
+        del self.model
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def advance(

@@ -5,6 +5,7 @@ GPU kinds that support it, VLLM_BATCH_INVARIANT=1 in the environment removes tha
 """
 
 import os
+import threading
 import time
 from collections.abc import Collection, Sequence
 from itertools import groupby
@@ -63,6 +64,7 @@ class VLLMBackend(Engine):
         self.slots = int(config.scheduler_config.max_num_seqs * 1.25)  # the engine always finds something waiting
         self._under_way: dict[str, Request] = {}
         self._count = 0
+        threading.Thread(target=_report_death, args=(self._engine.engine_core,), daemon=True).start()
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -138,3 +140,12 @@ class VLLMBackend(Engine):
 
     def close(self) -> None:
         self._engine.engine_core.shutdown()
+
+
+def _report_death(core: Any) -> None:
+    """Wake up whoever waits for output of an engine process that is gone: vLLM 0.30 lets a synchronous caller wait."""
+    from vllm.v1.engine.exceptions import EngineDeadError
+
+    while not core.resources.engine_dead:
+        time.sleep(0.5)
+    core.outputs_queue.put(EngineDeadError())
