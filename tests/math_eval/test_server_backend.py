@@ -1,6 +1,7 @@
 """The server backend against a small HTTP server that answers as vLLM does and writes down what it was asked."""
 
 import json
+import random
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -25,10 +26,16 @@ class FakeServer(ThreadingHTTPServer):
         self.lock = threading.Lock()
         self.bodies, self.failures, self.under_way, self.most_under_way = [], [], 0, 0
         self.models = [{"id": "tiny", "owned_by": "vllm", "max_model_len": 100}]
-        self.answer = lambda body: {
-            "finish_reason": "length", "text": "", "token_ids": body["prompt"][-body["max_tokens"] :],
-        }  # fmt: skip
+        self.answer = lambda body: {"finish_reason": "length", "text": "", "token_ids": tokens(body)}
         self.together = None  # a barrier that requests wait at
+
+
+def tokens(body):
+    """The end of the prompt; at a temperature as many tokens of it that the seed chooses."""
+    count = body["max_tokens"]
+    return (
+        random.Random(body["seed"]).choices(body["prompt"], k=count) if body["temperature"] else body["prompt"][-count:]
+    )
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -99,9 +106,9 @@ def run(backend, asked, sampling=FIVE_TOKENS, stop=("<|im_end|>", "zz"), done=()
 
 def test_the_prompt_goes_as_token_ids_with_seed_and_stops(server, backend):
     asked = requests(backend, 1)
-    done = run(backend, asked, Sampling(0.7, 0.9, 5))
-    body = server.bodies[0]
-    assert done["p0"] == Completion(asked[0], " + 1?", 5, "length")
+    assert run(backend, asked)["p0"] == Completion(asked[0], " + 1?", 5, "length")
+    run(backend, asked, Sampling(0.7, 0.9, 5))
+    body = server.bodies[-1]
     assert body["path"] == "/v1/completions"
     assert (body["model"], body["prompt"], body["seed"]) == ("tiny", list(asked[0].prompt_ids), asked[0].seed)
     assert (body["temperature"], body["top_p"], body["max_tokens"]) == (0.7, 0.9, 5)
@@ -149,6 +156,20 @@ def test_whoever_stops_listening_stops_the_asking(server, tiny_model):
         break
     backend.close()
     assert len(server.bodies) == 1
+
+
+def test_a_server_that_answers_all_seeds_alike_is_refused(server, backend):
+    server.answer = lambda body: {"finish_reason": "stop", "text": "the same"}
+    with pytest.raises(ValueError, match="answers different seeds alike"):
+        run(backend, requests(backend, 1), Sampling(1.0, 1.0, 5))
+    assert run(backend, requests(backend, 1))["p0"].text == "the same"  # greedy decoding has no seeds
+
+
+def test_a_server_that_does_not_repeat_itself_is_reported_once(server, backend, capsys):
+    server.answer = lambda body: {"finish_reason": "stop", "text": str(random.random())}
+    for _ in range(2):
+        run(backend, requests(backend, 1), Sampling(1.0, 1.0, 5))
+    assert capsys.readouterr().out.count("cannot be drawn again") == 1
 
 
 @pytest.mark.parametrize("failure", [500, 503, 429, None])

@@ -8,7 +8,7 @@ import asyncio
 import os
 import random
 import threading
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
 
@@ -55,6 +55,7 @@ class ServerBackend(Engine):
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="server requests", daemon=True).start()
         self._under_way: set[Future[Completion]] = set()
+        self._seeds_checked = False
         self._model, self.software, longest = asyncio.run_coroutine_threadsafe(
             self._served_model(), self._loop
         ).result()
@@ -76,6 +77,28 @@ class ServerBackend(Engine):
 
     def pieces(self, requests: Sequence[Request], sampling: Sampling, done: Collection[tuple[str, int]]) -> list[Piece]:
         return [[r] for r in requests if r.key not in done]
+
+    def work(
+        self, pieces: Sequence[Piece], sampling: Sampling, stop: Sequence[str], on_progress: Progress
+    ) -> Iterator[list[Completion]]:
+        if pieces and sampling.temperature > 0 and not self._seeds_checked:
+            self._check_seeds(pieces[0][0].prompt_ids)
+        yield from super().work(pieces, sampling, stop, on_progress)
+
+    def _check_seeds(self, prompt: tuple[int, ...]) -> None:
+        """Raises ValueError when the server answers all seeds alike, as SGLang has done: samples would be copies."""
+        wild = Sampling(temperature=2.0, max_new_tokens=32)
+        probes = [[Request("seed check", i, prompt, seed)] for i, seed in enumerate((1, 1, 2, 3, 4))]
+        finished = [c for cs in super().work(probes, wild, (), lambda tokens: None) for c in cs]
+        first, again, *others = (c.text for c in sorted(finished, key=lambda c: c.request.sample))
+        if len({first, again, *others}) == 1:
+            raise ValueError(
+                f"{self.base_url} answers different seeds alike, so the samples of a problem would be copies of one: "
+                "start the server without a fixed seed (SGLang: without --enable-deterministic-inference)"
+            )
+        if first != again:
+            print("warning: the server does not repeat a sample for the same seed: this run cannot be drawn again")
+        self._seeds_checked = True
 
     def advance(
         self, new: Sequence[Piece], sampling: Sampling, stop: Sequence[str], on_progress: Progress
