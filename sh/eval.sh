@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Score a model on math benchmarks: samples, grades, metrics, report.md and a plot in OUTPUT_DIR.
+# Score a model, or every checkpoint in a folder of them, on math benchmarks (docs/evaluation.md).
 #
 #   bash sh/eval.sh PROMPT_TYPE MODEL OUTPUT_DIR N_SAMPLING TEMPERATURE [more options]
-#   bash sh/eval.sh auto checkpoints/global_step_390 output/dft 16 1
-#   bash sh/eval.sh auto checkpoints/global_step_390 output/greedy 1 0 --benchmark_dir benchmarks --data_names math500
+#   bash sh/eval.sh auto checkpoints/dft/global_step_390 outputs/dft 16 1 --with_greedy
+#   bash sh/eval.sh auto checkpoints/dft outputs/dft_curve 4 1 --benchmark_dir benchmarks --data_names math500
 #
-# Hardware: any; with a GPU in bfloat16, otherwise on the CPU, which is meant for small models.
-# Time:     the model's own generation time; grading takes seconds.
-# Expected: one line per benchmark with avg@N (greedy at temperature 0) and its standard error.
+# Hardware: any. All GPUs of the machine with vLLM where it is installed, else transformers; CPUs for small models.
+# Time:     the model's own generation time; grading goes on beside it.
+# Expected: the table of scores, and in OUTPUT_DIR report.md, plots, samples.html and every sample.
 # A killed run continues where it was when the same command is given again.
 set -euo pipefail
 
@@ -16,8 +16,9 @@ usage() {
 usage: bash sh/eval.sh PROMPT_TYPE MODEL OUTPUT_DIR N_SAMPLING TEMPERATURE [more options]
   PROMPT_TYPE  auto (the format the checkpoint was trained with, else its chat template), chat_template, or a name
                such as qwen-boxed, qwen25-math-cot, llama-base-boxed, deepseek-math
-  MODEL        hub id, HF folder, or trainer checkpoint (.../global_step_N, or its huggingface/)
-  more options python -m verl.math_eval --help lists them; e.g. --data_names, --benchmark_dir, --max_tokens_per_call
+  MODEL        hub id, HF folder, trainer checkpoint (.../global_step_N, or its huggingface/), or a folder of checkpoints
+  more options python -m verl.math_eval --help lists them; e.g. --data_names, --benchmark_dir,
+               --with_greedy, --regrade, --merge, --backend, --max_tokens_per_call
 TEXT
     exit 2
 }

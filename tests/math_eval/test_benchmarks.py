@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -206,3 +207,12 @@ def test_benchmarks_at_hand_have_the_expected_shape(shared_data):
         assert len(problems) == rows
         assert all(p.gold and p.question for p in problems)
         assert data_hash(problems) in BY_NAME[name].sha256
+
+
+def test_the_page_for_users_lists_every_benchmark_with_its_size():
+    page = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for entry in BENCHMARKS:
+        (line,) = (line for line in page.splitlines() if line.startswith(f"| `{entry.name}`"))
+        assert (
+            all(f"{rows:,}" in line for rows in entry.rows) and entry.licence in line and (entry.hub or "copy") in line
+        )

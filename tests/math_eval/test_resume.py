@@ -53,24 +53,26 @@ def test_killed_at_five_random_moments_a_run_gives_the_samples_of_an_uninterrupt
     options = replace(options, n_sampling=8, max_tokens_per_call=40)
     backend.batch_size, kept = 5, backend.batch_size
     try:
-        start = time.monotonic()
         evaluate(backend, tmp_path / "whole", options)
-        seconds = time.monotonic() - start
-        rng, killed = random.Random(), 0
-        for _ in range(5):
+        whole, torn = (tmp_path / name / "sums" / "samples.jsonl" for name in ("whole", "torn"))
+        moments = sorted(random.sample(range(whole.stat().st_size), 5))
+        killed = 0
+        for moment in moments:
             # fork: the child has the model already. Its death is as sudden as that of any other process.
             run = multiprocessing.get_context("fork").Process(
                 target=evaluate, args=(backend, tmp_path / "torn", options)
             )
             run.start()
-            time.sleep(rng.uniform(0, seconds / 2))
+            while run.is_alive() and (torn.stat().st_size if torn.exists() else 0) < moment:
+                time.sleep(0.001)
+            time.sleep(random.uniform(0, 0.05))
             os.kill(run.pid, signal.SIGKILL)
             run.join()
             killed += run.exitcode == -signal.SIGKILL
         evaluate(backend, tmp_path / "torn", options)
     finally:
         backend.batch_size = kept
-    assert killed >= 1
+    assert killed >= 3, f"killed {killed} of 5 runs at {moments}"
     assert lines(tmp_path / "torn") == lines(tmp_path / "whole")
     assert len(lines(tmp_path / "whole")) == 48
 

@@ -57,7 +57,7 @@ def draw_scores(evaluations: Sequence[Evaluation]):
                 capsize=2,
                 error_kw={"elinewidth": 1},
                 label=label,
-                color=f"C{i % 10}",
+                color=f"C{i}" if len(models) == 1 else _colour(label, evaluations),
             )
         axis.set_title(title, fontsize=10, loc="left")
         axis.set_xticks(range(len(columns)), columns)
@@ -77,7 +77,7 @@ def draw_pass_at_k(evaluations: Sequence[Evaluation]):
     figure, axes, names = _panel_per_benchmark(sampled)
     for axis, name in zip(axes, names, strict=True):
         ks: set[int] = set()
-        for i, evaluation in enumerate(sampled):
+        for evaluation in sampled:
             if name not in evaluation.metrics:
                 continue
             scores = evaluation.metrics[name]["scores"]
@@ -95,7 +95,7 @@ def draw_pass_at_k(evaluations: Sequence[Evaluation]):
                     marker="o",
                     markersize=3,
                     capsize=2,
-                    color=f"C{i % 10}",
+                    color=_colour(evaluation.label, evaluations),
                     label=evaluation.label if kind == "pass" else None,
                 )
         axis.set_xscale("log", base=2)
@@ -116,9 +116,9 @@ def draw_lengths(evaluations: Sequence[Evaluation]):
         return None
     several = len(evaluations) > 1
     for axis, name in zip(axes, names, strict=True):
-        for i, evaluation in enumerate(e for e in evaluations if name in e.metrics):
+        for evaluation in (e for e in evaluations if name in e.metrics):
             histogram, samples = evaluation.metrics[name]["histogram"], evaluation.metrics[name]["samples"]
-            edges = [*histogram["edges"], 2 * histogram["edges"][-1] or 8]
+            edges = [*histogram["edges"], round(1.4142 * histogram["edges"][-1]) or 8]
             middle = edges[:-1]
             parts = {kind: [100 * n / samples for n in histogram[kind]] for kind in COLOURS}
             if several:
@@ -126,7 +126,7 @@ def draw_lengths(evaluations: Sequence[Evaluation]):
                 total = [sum(column) for column in zip(*parts.values(), strict=True)]
                 style = ":" if kind == "greedy" else "-"
                 text = evaluation.label + (", greedy" if kind == "greedy" else "")
-                axis.stairs(total, edges, label=text, color=f"C{i % 10}", linestyle=style)
+                axis.stairs(total, edges, label=text, color=_colour(evaluation.label, evaluations), linestyle=style)
             else:
                 weights = list(parts.values())
                 colours = [COLOURS[kind] for kind in parts]
@@ -170,7 +170,7 @@ def draw_learning_curve(evaluations: Sequence[Evaluation]):
                     markersize=4,
                     capsize=2,
                     color=f"C{KINDS.index(kind)}",
-                    label=f"{points[0][3]} ({LABELS[kind]})",
+                    label=points[0][3] if kind == "greedy" else f"{points[0][3]} ({LABELS[kind]})",
                 )
         axis.set_title(column, fontsize=10)
         axis.set_xlabel("optimizer step")
@@ -179,6 +179,13 @@ def draw_learning_curve(evaluations: Sequence[Evaluation]):
         axis.grid(alpha=0.3)
     _legend(figure, axes)
     return figure
+
+
+def _colour(label: str, evaluations: Sequence[Evaluation]):
+    """The same colour for a model in every plot; many models, such as checkpoints, from dark to light."""
+    every = labels(evaluations)
+    at = every.index(label)
+    return f"C{at}" if len(every) <= 10 else _pyplot().get_cmap("viridis")(at / (len(every) - 1))
 
 
 def _pyplot():

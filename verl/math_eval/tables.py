@@ -9,7 +9,7 @@ from typing import Any
 from verl.math_eval.evaluation import Evaluation
 
 KINDS = ("greedy", "avg", "maj", "pass")  # the order of lines; of maj and pass the largest k
-LABELS = {"greedy": "greedy", "avg": "mean of samples", "maj": "majority vote", "pass": "any sample right"}
+LABELS = {"avg": "mean of samples", "maj": "majority vote", "pass": "any sample right"}
 
 
 def benchmarks(evaluations: Sequence[Evaluation]) -> list[str]:
