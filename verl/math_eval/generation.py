@@ -246,12 +246,3 @@ def backend_options(model: str, args: argparse.Namespace) -> BackendOptions:
         device=args.device,
         dtype=args.dtype,
     )
-
-
-def __getattr__(name: str):
-    # For callers of the time before make_backend; to be removed with the last of them.
-    if name == "TransformersBackend":
-        from verl.math_eval.backends.transformers_backend import TransformersBackend
-
-        return TransformersBackend
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

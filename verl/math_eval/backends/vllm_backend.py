@@ -5,6 +5,8 @@ GPU kinds that support it, VLLM_BATCH_INVARIANT=1 in the environment removes tha
 """
 
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Collection, Sequence
@@ -65,6 +67,7 @@ class VLLMBackend(Engine):
         self._under_way: dict[str, Request] = {}
         self._count = 0
         threading.Thread(target=_report_death, args=(self._engine.engine_core,), daemon=True).start()
+        self._watcher = _end_with_us([p.pid for p in self._engine.engine_core.resources.engine_manager.processes])
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -140,6 +143,7 @@ class VLLMBackend(Engine):
 
     def close(self) -> None:
         self._engine.engine_core.shutdown()
+        self._watcher.communicate()
 
 
 def _report_death(core: Any) -> None:
@@ -149,3 +153,21 @@ def _report_death(core: Any) -> None:
     while not core.resources.engine_dead:
         time.sleep(0.5)
     core.outputs_queue.put(EngineDeadError())
+
+
+def _end_with_us(processes: list[int]) -> subprocess.Popen:
+    """A small process that kills these when ours ends in any way: vLLM's engine outlives kill -9, with all its memory.
+
+    It waits at a pipe whose other end only we hold, and knows the processes by descriptor, not by a number that the
+    system may give away again.
+    """
+    code = (
+        "import os, signal, sys\n"
+        "engines = [os.pidfd_open(int(number)) for number in sys.argv[1:]]\n"
+        "sys.stdin.read()\n"
+        "for engine in engines:\n"
+        "    try: signal.pidfd_send_signal(engine, signal.SIGKILL)\n"
+        "    except ProcessLookupError: pass\n"
+    )
+    command = [sys.executable, "-I", "-S", "-c", code, *map(str, processes)]
+    return subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True)
