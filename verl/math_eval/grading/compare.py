@@ -1,9 +1,8 @@
 """Is this answer the gold answer? Structure first, then values; each decision leaves its reason."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TypeVar
 
 from verl.math_eval.grading.decimals import number, rounds_to
 from verl.math_eval.grading.forms import (
@@ -11,7 +10,6 @@ from verl.math_eval.grading.forms import (
     choice_with_value,
     function_of,
     is_name,
-    is_set,
     names_of,
     rename_argument,
     sorted_by_name,
@@ -22,9 +20,10 @@ from verl.math_eval.grading.forms import (
 )
 from verl.math_eval.grading.leaves import constant_factors, same_value, says_two_numbers
 from verl.math_eval.grading.limits import MAX_BRACKETS, nesting, refusal
-from verl.math_eval.grading.normalize import MAX_LENGTH, TEXT, key, normalize
+from verl.math_eval.grading.normalize import END, MAX_LENGTH, TEXT, key, normalize
 from verl.math_eval.grading.notations import (
     is_remainder,
+    same_class,
     same_daytime,
     same_in_base,
     same_ratio,
@@ -36,25 +35,30 @@ from verl.math_eval.grading.structure import (
     FLIPPED,
     MAX_ITEMS,
     Bracketed,
+    both_signs,
     bracketed,
     drop_where,
-    expand_plus_minus,
     in_form_of,
+    is_set,
     matrix,
+    members_of,
+    partners,
     row_vector,
     split_list,
     split_relation,
 )
 from verl.math_eval.grading.units import Decision, letters_as_unit, same_compound, same_share, split_unit, units_agree
 
-T = TypeVar("T")
-
 MAX_DEPTH = 8
+MAX_STEPS = 5_000  # comparisons of anything in one grade
 MAX_LEAVES = 400  # comparisons of single expressions in one grade
 
 # (answer, gold) -> equal, as decided by a symbolic library outside this process.
 Symbolic = Callable[[str, str], bool]
+# (comparison, answer, gold, depth) -> equal, or None: not a case of this rule.
+Rule = Callable[["_Comparison", str, str, int], bool | None]
 
+_IF = re.compile(rf"{TEXT}\s*if\s*{END}")
 _POINT = re.compile(r"[A-Z]\s*(\(.*\))", re.DOTALL)
 _INCREASING = frozenset({"<", "\\leq"})
 _VALUE_SIGNS = frozenset({"=", "\\approx", "\\equiv", "\\sim"})
@@ -75,7 +79,7 @@ def compare(answer: str, gold: str, symbolic: Symbolic | None = None) -> Verdict
 
     symbolic: asked about expressions the reader does not know. Raises NeedsSymbolic when it is None and would be asked.
     """
-    if any(len(t) > MAX_LENGTH or nesting(t) > MAX_BRACKETS for t in (answer, gold)):
+    if _is_beyond_limits(answer) or _is_beyond_limits(gold):
         same = "".join(answer.split()) == "".join(gold.split())
         return Verdict(same, "same text" if same else "beyond the limits: too long, or nested too deeply")
     comparison = _Comparison(symbolic)
@@ -85,9 +89,15 @@ def compare(answer: str, gold: str, symbolic: Symbolic | None = None) -> Verdict
 
 def answer_key(answer: str) -> str:
     """Equal keys for the same answer in the most common spellings: same text, or same number."""
+    if _is_beyond_limits(answer):
+        return "".join(answer.split())
     text = normalize(answer)
     value = number(text)
     return key(text) if value is None else str(value)
+
+
+def _is_beyond_limits(text: str) -> bool:
+    return len(text) > MAX_LENGTH or nesting(text) > MAX_BRACKETS
 
 
 class _Comparison:
@@ -96,7 +106,7 @@ class _Comparison:
     def __init__(self, symbolic: Symbolic | None):
         self.symbolic = symbolic
         self.reason = ""
-        self.leaves = 0
+        self.steps = self.leaves = 0
 
     def say(self, equal: bool, reason: str) -> bool:
         self.reason = reason
@@ -105,8 +115,9 @@ class _Comparison:
     def equal(self, a: str, g: str, depth: int = 0) -> bool:
         """The rules in order; the first that knows the case decides, the others pass with None."""
         a, g = a.strip(), g.strip()
-        if depth > MAX_DEPTH:
-            return self.say(False, "nested too deeply")
+        self.steps += 1
+        if depth > MAX_DEPTH or self.steps > MAX_STEPS:
+            return self.say(False, "too many parts, or nested too deeply")
         if not key(a) or not key(g):
             return self.say(False, "nothing to compare")
         if key(a) == key(g):
@@ -146,7 +157,7 @@ class _Comparison:
         qa, qg = split_unit(a), split_unit(g)
         qa, qg = letters_as_unit(a, qg) or qa, letters_as_unit(g, qa) or qg
         if (qa.value, qg.value) != (a, g):
-            if not units_agree(qa, qg):
+            if not units_agree(qa, qg, listed=depth > 0):
                 return self.say(False, "another unit")
             if qa.percent != qg.percent and same_share(qa, qg):
                 return self.say(True, "percent")
@@ -156,29 +167,15 @@ class _Comparison:
             return None
         return self.say(na == ng or rounds_to(a, na, g, ng), "numbers")
 
-    def _daytime(self, a: str, g: str, depth: int) -> bool | None:
-        return self._decide(same_daytime(a, g))
-
-    def _in_base(self, a: str, g: str, depth: int) -> bool | None:
-        return self._decide(same_in_base(a, g))
-
-    def _ratio(self, a: str, g: str, depth: int) -> bool | None:
-        return self._decide(same_ratio(a, g))
-
-    def _compound(self, a: str, g: str, depth: int) -> bool | None:
-        return self._decide(same_compound(a, g))
-
-    def _decide(self, decision: Decision) -> bool | None:
-        return None if decision is None else self.say(*decision)
-
     def _residue(self, a: str, g: str, depth: int) -> bool | None:
         """2 \\pmod 3: the modulus may be left out, and two must agree."""
         ra, rg = split_residue(a), split_residue(g)
         if not ra.modulus and not rg.modulus:
             return None
         if ra.modulus and rg.modulus:
-            same = ra.modulus == rg.modulus
-            return self.equal(ra.value, rg.value, depth + 1) if same else self.say(False, "another modulus")
+            if ra.modulus != rg.modulus:
+                return self.say(False, "another modulus")
+            return same_class(ra, rg) or self.equal(ra.value, rg.value, depth + 1)
         remainder = is_remainder(ra, g) if ra.modulus else is_remainder(rg, a)
         if remainder is not None:
             return self.say(remainder, "remainder")
@@ -197,20 +194,33 @@ class _Comparison:
             rest_a = domain_a.rename(rest_a, domain_g)
         return self.equal(rest_a, rest_g, depth + 1)
 
+    def _conditional(self, a: str, g: str, depth: int) -> bool | None:
+        """x if x > 0: the value and the condition."""
+        parts_a, parts_g = _IF.split(a), _IF.split(g)
+        if len(parts_a) != 2 or len(parts_g) != 2 or "," in a + g:
+            return None
+        return self._in_order(parts_a, parts_g, depth)
+
     def _list(self, a: str, g: str, depth: int) -> bool | None:
         """a, b and c: equal counts, in any order unless ";", names or brackets fix it."""
         if may_be_region(a) and may_be_region(g) and as_region(a) is not None and as_region(g) is not None:
             return None
         (la, fixed_a), (lg, fixed_g) = split_list(a), split_list(g)
-        la, lg = _both_signs(la), _both_signs(lg)
+        la, lg = both_signs(la), both_signs(lg)
         ba, bg = bracketed(a), bracketed(g)
         if is_set(ba) or is_set(bg):
-            return None if may_be_region(a) or may_be_region(g) else self._sets(la, lg, ba, bg, depth)
+            if may_be_region(a) or may_be_region(g):
+                return None
+            if is_set(ba) != is_set(bg) and (depth > 0 or "\\emptyset" in (*la, *lg)):
+                return self.say(False, "a set against a member")
+            return self._sets(la, lg, ba, bg, depth)
         if len(la) == len(lg) == 1:
             return None
         if len(la) != len(lg):
             return self._other_count(a, g, la, lg, depth)
         named = [len(names_of(items)) > 1 for items in (la, lg)]
+        if named[1] and not named[0] and self._in_order(la, lg, depth):
+            return True
         if fixed_a or fixed_g or named[0] != named[1]:
             return self._in_order(sorted_by_name(la), sorted_by_name(lg), depth)
         return self._any_order(la, lg, depth)
@@ -230,7 +240,7 @@ class _Comparison:
 
     def _sets(self, la: list[str], lg: list[str], ba: Bracketed | None, bg: Bracketed | None, depth: int) -> bool:
         """{1, 2} against a set or a list in any order; never against a tuple or an interval."""
-        items_a, items_g = _members(la, ba), _members(lg, bg)
+        items_a, items_g = members_of(la, ba), members_of(lg, bg)
         if len(items_a) != len(items_g):
             return self.say(False, f"{len(items_a)} answers instead of {len(items_g)}")
         return self._any_order(items_a, items_g, depth)
@@ -249,7 +259,7 @@ class _Comparison:
         for item in la:
             twin = next((y for y in free if key(y) == key(item)), None)
             free.remove(twin) if twin is not None else rest.append(item)
-        found = _partners(rest, free, lambda x, y: self.equal(x, y, depth + 1))
+        found = partners(rest, free, lambda x, y: self.equal(x, y, depth + 1))
         return self.say(found, "same answers" if found else "an answer that is not in the list")
 
     def _region(self, a: str, g: str, depth: int) -> bool | None:
@@ -261,7 +271,7 @@ class _Comparison:
             return None
         if depth > 0 and len({variable_of(a), variable_of(g)} - {""}) > 1:
             return self.say(False, "another variable")
-        same = len(ra) == len(rg) and _partners(ra, rg, lambda x, y: self._same_interval(x, y, depth))
+        same = len(ra) == len(rg) and partners(ra, rg, lambda x, y: self._same_interval(x, y, depth))
         return self.say(same, "same intervals" if same else "other intervals")
 
     def _same_interval(self, a: Interval, g: Interval, depth: int) -> bool:
@@ -366,45 +376,33 @@ class _Comparison:
         return self.say(self.symbolic(a, g), "symbolic")
 
 
-_RULES = (
+def _by(notation: Callable[[str, str], Decision]) -> Rule:
+    """The rule for a notation of its own."""
+
+    def rule(comparison: _Comparison, a: str, g: str, depth: int) -> bool | None:
+        decision = notation(a, g)
+        return None if decision is None else comparison.say(*decision)
+
+    return rule
+
+
+_RULES: tuple[Rule, ...] = (
     _Comparison._choice,
-    _Comparison._daytime,
+    _by(same_daytime),
     _Comparison._text,
     _Comparison._clause,
+    _Comparison._conditional,
     _Comparison._residue,
-    _Comparison._in_base,
-    _Comparison._compound,
+    _by(same_in_base),
+    _by(same_compound),
     _Comparison._quantity,
-    _Comparison._ratio,
+    _by(same_ratio),
     _Comparison._list,
     _Comparison._region,
     _Comparison._matrix,
     _Comparison._brackets,
     _Comparison._relation,
 )
-
-
-def _partners(mine: Sequence[T], others: Sequence[T], same: Callable[[T, T], bool]) -> bool:
-    """Whether every one of mine finds one of the others that no other has."""
-    free = list(others)
-    for item in mine:
-        partner = next((i for i, y in enumerate(free) if same(item, y)), None)
-        if partner is None:
-            return False
-        del free[partner]
-    return True
-
-
-def _both_signs(items: Iterable[str]) -> list[str]:
-    """Without empty entries, and with both signs of every \\pm."""
-    return [one for item in items if item for one in expand_plus_minus(item)]
-
-
-def _members(items: list[str], found: Bracketed | None) -> list[str]:
-    """The different members of a set, or the items of a list."""
-    if found is None or not is_set(found):
-        return items
-    return list({key(item): item for item in _both_signs(found.items)}.values())
 
 
 def _round(bracket: str) -> str:

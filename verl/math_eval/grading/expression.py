@@ -14,6 +14,7 @@ from verl.math_eval.grading.normalize import END, FUNCTIONS, GREEK, TEXT, braced
 
 MAX_DEPTH = 40
 MAX_TOKENS = 1_500
+MAX_CHAIN = 100  # operators of one kind in a row: each adds a level to the tree
 MAX_DIGITS = 1_000
 
 Node = tuple
@@ -110,7 +111,7 @@ class _Parser:
 
     def _term(self) -> Node:
         left = self._product() if self.tight else self._power()
-        while True:
+        for _ in range(MAX_CHAIN):
             if self.value in ("*", "/"):
                 operator = self._advance()
                 right = self._operand()
@@ -119,6 +120,7 @@ class _Parser:
                 left = ("mul", (left, self._power()))
             else:
                 return left
+        raise Unreadable("too many factors")
 
     def _operand(self) -> Node:
         """What follows * or /; it may carry its own sign."""
@@ -146,7 +148,9 @@ class _Parser:
 
     def _power(self) -> Node:
         node = self._atom()
-        while self.value in ("^", "!"):
+        for _ in range(MAX_CHAIN):
+            if self.value not in ("^", "!"):
+                return node
             if self._advance() == "^":
                 node = ("pow", node, self._group())
             elif self.value == "!":
@@ -154,7 +158,7 @@ class _Parser:
                 node = ("call", "fac2", (node,))
             else:
                 node = ("fact", node)
-        return node
+        raise Unreadable("too many powers")
 
     def _group(self) -> Node:
         """A braced argument, or one token."""

@@ -28,6 +28,7 @@ _HEDGE = re.compile(
     r"(?:(?:clearly|therefore|simply|thus|then|just|indeed|exactly|given by|equal to)\s{1,4})+(?=[\d$\\(-])"
 )
 _REASON = re.compile(r",?\s{1,4}(?:because|since)\s")
+_COPULA = re.compile(r"(?=\w{2})(?:[^\n]{0,400}\s)?(?:is|are|equals)\s{1,4}((?:\$|\\[(\[]|-?\d).*)")
 _PROSE = re.compile(r"(?<!\\)[^\W\d_]{2,}\s+\S")
 _INSIDE = r"(?:[^$\\]|\\[^\n]){1,2000}"  # \$ does not end a formula
 _MATH = re.compile(
@@ -73,7 +74,8 @@ def extract(text: str, mode: str = "lenient") -> Extraction:
     if mode == "lenient":
         if answer := _whole(body):
             return Extraction(answer, "whole")
-        if answer := _last_math(body):
+        answer, end = _last_math(body)
+        if answer and not _later_sentence_counts(body[end:]):
             return Extraction(answer, "math")
         if answer := _last_number(body):
             return Extraction(answer, "number")
@@ -187,6 +189,8 @@ def _first_statement(line: str) -> str:
     line = _HEDGE.sub("", line, count=1)
     if (reason := _REASON.search(line)) and "$" not in line[reason.start() :]:
         line = line[: reason.start()]
+    if copula := _COPULA.match(line):  # Final Answer: The largest $n$ is 34.
+        line = copula[1]
     spans = [m.group().strip("$") for m in _MATH.finditer(line)]
     if len(spans) == 1:
         return spans[0].strip()
@@ -194,23 +198,37 @@ def _first_statement(line: str) -> str:
         return line.replace("$", "").rstrip(". ")
     if end := _SENTENCE_END.search(line):
         line = line[: end.start()]
+    numbers = _numbers(line)
+    if len(numbers) == 1 and len(line.split()) > 3 and _PROSE.match(line):
+        return numbers[0]  # Jane started 3 hours ago
     if found := _NUMBER_THEN_WORDS.match(line) or _LETTER_THEN_WORDS.match(line):
         return found.group(1)
     return line.strip(" *$.")
 
 
-def _last_math(text: str) -> str:
-    """The last formula, or the last ones as a list where only "and" or a comma is between them."""
+def _later_sentence_counts(rest: str) -> bool:
+    """Whether a sentence of its own behind the last formula has a number: that is the answer then."""
+    end = re.match(r"\s*(?=[A-Z][a-z])", rest) or _SENTENCE_END.search(rest)
+    return end is not None and bool(_last_number(rest[end.end() :]))
+
+
+def _last_math(text: str) -> tuple[str, int]:
+    """(the last formula, or the last ones as a list where only "and" or a comma is between them; where it ends)."""
     spans = list(_MATH.finditer(text))
+    if not spans:
+        return "", 0
     last = spans[-1:]
     for span in reversed(spans[:-1]):
         gap = text[span.end() : last[0].start()]
         if not 0 < len(gap.strip()) <= MAX_GAP or not _GAP.fullmatch(gap) or "." in gap or len(last) > MAX_SPANS:
             break
         last.insert(0, span)
-    return ", ".join(next(group for group in span.groups() if group).strip() for span in last)
+    return ", ".join(next(group for group in span.groups() if group).strip() for span in last), last[-1].end()
 
 
 def _last_number(text: str) -> str:
-    found = [m.group() for m in _NUMBER.finditer(text[-2000:]) if any(c.isdigit() for c in m.group())]
-    return found[-1] if found else ""
+    return next(reversed(_numbers(text[-2000:])), "")
+
+
+def _numbers(text: str) -> list[str]:
+    return [m.group() for m in _NUMBER.finditer(text) if any(c.isdigit() for c in m.group())]

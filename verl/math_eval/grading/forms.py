@@ -6,7 +6,7 @@ from fractions import Fraction
 
 from verl.math_eval.grading.expression import Unreadable, read
 from verl.math_eval.grading.normalize import END, QUOTES, TEXT, names
-from verl.math_eval.grading.structure import Bracketed, bracketed, split_relation
+from verl.math_eval.grading.structure import bracketed, split_relation
 from verl.math_eval.grading.values import symbols
 
 _LETTER = re.compile(
@@ -44,6 +44,7 @@ _NAME = re.compile(
     r"\s*(?:\(\s*[a-zA-Z0-9,\s\\]*\))?|(?:[PE]|\\Pr)\s*[(\[][^()\[\]]*[)\]]|\|\s*[A-Z]{2}\s*\||\[[A-Z]{3,6}\]"
     r"|[A-Z]\s*\^\{(?:-1|T|\\top)\}|[a-zA-Z]\s*\^\{-1\}\s*\([a-z]\)"
 )
+_SEGMENTS = re.compile(r"\\frac\{\s*[A-Z]{2}\s*\}\{\s*[A-Z]{2}\s*\}|[A-Z]{2}\s*/\s*[A-Z]{2}|[A-Z]{2}\s*\^\{2\}")
 _NAMES = re.compile(
     r"(?:[(\[]|\\\{|\\langle)?\s*(?:\\?[a-zA-Z]+(?:_\{\w+\})?)(?:\s*,\s*\\?[a-zA-Z]+(?:_\{\w+\})?)+\s*(?:[)\]]|\\\}|\\rangle)?"
 )
@@ -89,7 +90,7 @@ def words(text: str) -> str | None:
 
 def _plain_words(text: str) -> str:
     found = re.findall(r"\w+", text.replace("-", ""))
-    found = [w for w in found if w not in ("the", "a", "an")] or found
+    found = [w for w in found if w not in ("the", "a", "an", "only")] or found
     return " ".join(w[:-1] if len(w) > 3 and w.endswith("s") and not w.endswith("ss") else w for w in found)
 
 
@@ -216,10 +217,6 @@ def split_domain(text: str) -> tuple[str, Domain | None]:
     return (match[1].strip(), Domain(match[2], match[3])) if match else (text, None)
 
 
-def is_set(found: Bracketed | None) -> bool:
-    return found is not None and found.opening == "\\{"
-
-
 def function_of(text: str) -> tuple[str, str] | None:
     """("f", "x") for f(x)."""
     match = _FUNCTION.fullmatch(text)
@@ -238,13 +235,13 @@ def rename_argument(members: list[str], like: list[str]) -> str | None:
 
 def values_of(members: list[str], signs: list[str], asked_for: bool = False) -> list[str]:
     """What "x = 2 = 6/3 \\approx 2.00" says x is: all of it without the name and, where there is an exact value, the
-    roundings. ``asked_for``: also without "a + b" in "a + b = 5".
+    roundings. ``asked_for``: also without "a + b" in "a + b = 5"; AB/CD is no value in any case.
     """
     if not signs:
         return members
-    without_value = [is_name(m) or (asked_for and is_asked_for(m)) for m in members]
-    if without_value == [False, True]:
+    without_value = [is_name(m) or _SEGMENTS.fullmatch(m) or (asked_for and is_asked_for(m)) for m in members]
+    if len(without_value) == 2 and not without_value[0] and without_value[1]:
         return members[:1]  # 10 = x
-    start = min(without_value.index(False) if False in without_value else 1, len(members) - 1)
+    start = next((i for i, is_none in enumerate(without_value) if not is_none), min(1, len(members) - 1))
     exact_ones = [m for i, m in enumerate(members) if i >= start and (i == 0 or signs[i - 1] != "\\approx")]
     return exact_ones or members[start:]

@@ -6,7 +6,7 @@ in a text is ever evaluated as code.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -16,7 +16,7 @@ from verl.math_eval.grading.workers import SymbolicPool, TimedOut, WorkerDied, s
 
 GRADER_VERSION = "3"  # raise it with every change that can change a grade: stored samples are then graded again
 MODES = ("lenient", "strict")
-SECONDS = 5.0  # for all symbolic questions of one grade
+SECONDS = 3.0  # for all symbolic questions of one grade
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def grade_many(pairs: Sequence[tuple[str, str]], mode: str = "lenient", seconds:
         raise ValueError(f"expected extraction out of {', '.join(MODES)}, found {mode!r}")
     found = [extract(text, mode) for text, _ in pairs]
     questions = dict.fromkeys((f.answer, gold) for f, (_, gold) in zip(found, pairs, strict=True) if f.answer)
-    decided = _decide(list(questions), seconds)
+    decided = _decide(questions, seconds)
     grades = []
     for extraction, (_, gold) in zip(found, pairs, strict=True):
         if not extraction.answer:
@@ -61,25 +61,22 @@ def answer_groups(answers: Sequence[str]) -> list[str | None]:
     return [answer_key(answer) if answer else None for answer in answers]
 
 
-def _decide(questions: list[tuple[str, str]], seconds: float) -> dict[tuple[str, str], Grade]:
-    """Compare inline what needs no library; ask the workers for the rest, several at a time."""
+def _decide(questions: Iterable[tuple[str, str]], seconds: float) -> dict[tuple[str, str], Grade]:
+    """Compare inline what needs no library; meanwhile the workers are asked about the rest, several at a time."""
     decided: dict[tuple[str, str], Grade] = {}
-    slow = []
-    for answer, gold in questions:
-        start = time.monotonic()
-        try:
-            verdict = compare(answer, gold)
-        except NeedsSymbolic:
-            slow.append((answer, gold))
-        except Exception as error:  # a fault of the grader must not end an evaluation; it is counted and shown
-            decided[answer, gold] = _ungraded("error", answer, f"grader fault: {type(error).__name__}: {error}", start)
-        else:
-            decided[answer, gold] = _graded(answer, verdict, start)
-    if slow:
-        pool = shared_pool()
-        with ThreadPoolExecutor(pool.size) as threads:
-            grades = threads.map(lambda question: _decide_slowly(question[0], question[1], pool, seconds), slow)
-            decided.update(zip(slow, grades, strict=True))
+    pool = shared_pool()
+    with ThreadPoolExecutor(pool.size) as threads:  # starts no thread before it is needed
+        waiting = {}
+        for answer, gold in questions:
+            start = time.monotonic()
+            try:
+                decided[answer, gold] = _graded(answer, compare(answer, gold), start)
+            except NeedsSymbolic:
+                waiting[answer, gold] = threads.submit(_decide_slowly, answer, gold, pool, seconds)
+            except Exception as error:  # a fault of the grader must not end an evaluation; it is counted and shown
+                reason = f"grader fault: {type(error).__name__}: {error}"
+                decided[answer, gold] = _ungraded("error", answer, reason, start)
+        decided.update((question, future.result()) for question, future in waiting.items())
     return decided
 
 

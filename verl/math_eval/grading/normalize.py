@@ -68,7 +68,7 @@ FUNCTIONS = names(
 )
 
 _COMMAND = re.compile(r"\\([a-zA-Z]+)\*?[ \t\n]*|\\(.)", re.DOTALL)
-_THOUSANDS = re.compile(r"(?<=\d)(?:\{,\}|,?\\[!,;:]|\\ |(?<=\d),\s?\\!)(?=\d{3}(?!\d))")
+_THOUSANDS = re.compile(r"(?<=\d)(?:\s?\{,\s?\}|,?\\[!,;:]\s?|\\ )(?=\d{3}(?!\d))")
 _BRACED_SIGN = re.compile(r"(?<![\\^_])\{\s*([=<>+:;,-])\s*\}")
 _PLAIN_ROOT = re.compile(r"([√∛∜])\s*(?:\(([^()]*)\)|\{([^{}]*)\}|(\d+(?:\.\d+)?|[a-zA-Z]|\\[a-zA-Z]+))")
 _WORD_CALL = re.compile(
@@ -77,6 +77,10 @@ _WORD_CALL = re.compile(
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}")
 _OVER = re.compile(r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}")
 _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,6})(?![\d.a-zA-Z])")
+# Commands with two backslashes, as they stand in JSON; behind a third one it is the end of a row.
+_ESCAPED = re.compile(
+    r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|left|right|pi|infty|[lg]eq?|cdot|times|pm|cup|text|circ)(?![a-z]))"
+)
 _BOLD = re.compile(r"^\s*\*\*([^*]+)\*\*\s*$")
 _ANGLED = re.compile(r"^\s*<([^<>=]*,[^<>=]*)>\s*$")
 _DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?")
@@ -92,6 +96,7 @@ _CURRENCY = re.compile(
     r"|(?<=\d)\s*(?:USD|EUR|GBP)\b"
 )
 _ROWS = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered|split)\}(.*?)\\end\{\1\}", re.DOTALL)
+_CONDITION = re.compile(r"\s*,?\s*&(?!\s*=)\s*(?:\\(?:text|mbox|textrm)\{\s*,?\s*(?:if|for|when|where)\b\s*\})?")
 _ROW_END = re.compile(r"\\\\(?:\s*\[\s*-?[\d.]+\s*[a-z]{2}\s*\])?")
 _CHOICE_OF = re.compile(r"\\(max|min|gcd|lcm)\s*\\\{([^{}]*)\\\}")
 _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))")
@@ -106,7 +111,8 @@ QUOTES = "\"'`“”‘"
 def normalize(answer: str) -> str:
     """The one spelling of an answer. Never raises; over-long text is cut, and then equals nothing but itself."""
     text = _characters(answer[: MAX_LENGTH + 1])
-    text = _BOLD.sub(r"\1", text)
+    text = _ESCAPED.sub(r"\\", _BOLD.sub(r"\1", text))
+    text = re.sub(r"\\(q?quad)(?=[a-zA-Z])", r"\\\1 ", text)
     text = _numbers(text)
     for sign, command in _TYPED_RELATIONS:
         text = text.replace(sign, command)
@@ -151,9 +157,18 @@ def _one_line(text: str) -> str:
     """Rows of equations as a list, and rows of a matrix without their spacing."""
     if "\\\\" not in text and "&" not in text and "\\begin" not in text:
         return text
-    text = _ROWS.sub(lambda m: _ROW_END.sub(", ", m.group(2).strip().removesuffix("\\\\")).replace("&", ""), text)
+    text = re.sub(r"^[^=]{0,20}=\s*(?=\\begin\{cases\}[^&]*&(?!\s*=))", "", text)  # f(x) = in front of its cases
+    text = _ROWS.sub(_rows_as_list, text)
     text = re.sub(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|ex|em|mm|cm)\s*\]", r"\\\\", text)
     return text if "\\begin" in text else re.sub(r"(?<!\\)&", "", text)
+
+
+def _rows_as_list(match: re.Match[str]) -> str:
+    """Equations, or values and their conditions: x & x > 0 becomes x \\text{ if } x > 0."""
+    rows = _ROW_END.split(match.group(2).strip().removesuffix("\\\\"))
+    if match.group(1) == "cases":
+        rows = [_CONDITION.sub(r" \\text{ if }", row, count=1) for row in rows]
+    return ", ".join(rows).replace("&", "")
 
 
 def _fractions(text: str) -> str:

@@ -109,7 +109,16 @@ def split_residue(text: str) -> Residue:
     if match is None:
         return Residue(text)
     operator = bool(match[2]) and not split_relation(match[1])[1]
-    return Residue(match[1], key(match[3] or match[4]), operator)
+    return Residue(match[1], key(match[3] or match[4] or ""), operator)
+
+
+def same_class(a: Residue, g: Residue) -> bool:
+    """-3 is 7 modulo 10."""
+    if a.operator or g.operator:
+        return False
+    values = [number(split_relation(r.value)[0][-1]) for r in (a, g)]
+    modulus = number(g.modulus)
+    return None not in values and bool(modulus) and (values[0] - values[1]) % modulus == 0  # type: ignore[operator]
 
 
 def is_remainder(residue: Residue, other: str) -> bool | None:

@@ -3,20 +3,23 @@
 import re
 from collections.abc import Iterator
 
-from verl.math_eval.grading.forms import in_symbols
+from verl.math_eval.grading.forms import in_symbols, names_of, sorted_by_name
 from verl.math_eval.grading.normalize import END, TEXT, normalize
 from verl.math_eval.grading.regions import may_be_union, without_member
-from verl.math_eval.grading.structure import expand_determinants, split_top, steps
+from verl.math_eval.grading.structure import AND_OR, expand_determinants, split_list, split_top, steps
 
-_LEAD_WORDS = r"(?:the answer is|answer|approximately|approx\.?|about|roughly|exactly)\s*:?"
+_LEAD_WORDS = r"(?:the answer is|answer|approximately|approx\.?|about|roughly|exactly|only)\s*:?"
 _LEAD = re.compile(rf"(?:^|{TEXT}\s*){_LEAD_WORDS}\s*{END}?\s*=?\s*(?=\S)", re.IGNORECASE)
 _SENTENCE = re.compile(rf"{TEXT}(?:(?!\bnot\b)[^{END}])*\b(?:is|are|equals)\s*:?\s*{END}\s*(?=\S)", re.IGNORECASE)
 _SPELT_OUT = re.compile(rf"{TEXT}\s*(?:{_LEAD_WORDS})?\s*([-(]?[\d.][^{TEXT}{END}]*){END}", re.IGNORECASE)
+_YES_OR_NO = re.compile(rf"{TEXT}?\s*(yes|no)\s*[,.;:](.*)", re.IGNORECASE | re.DOTALL)
+_BECAUSE = re.compile(rf"(?<=\S){TEXT}\s*[,(]?\s*(?:since|because)\b.*", re.DOTALL)
 _ALL_BUT = re.compile(
     rf"{TEXT}?\s*all real(?: numbers)?(?: x)? except(?: for)?\s*{END}?\s*(?:x\s*=\s*)?([^{TEXT}{END}]+){END}?",
     re.IGNORECASE,
 )
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
+_BRACKET = re.compile(r"[(\[]|\\\{|\\langle")
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
 _WORD = rf"({'|'.join(_POWERS)})\b"
 _SCALE = re.compile(rf"(.*\d)\s*(?:{TEXT}\s*{_WORD}([^{END}]*){END}|{_WORD})(.*)", re.DOTALL)
@@ -33,6 +36,7 @@ _COUNTS = (
 _RAISED_FIRST = re.compile(rf"(?<![a-zA-Z\\])C\s*\^{_ENTRY}\s*_{_ENTRY}")
 _MIXED = re.compile(rf"(\d+)\s*(?:{TEXT}\s*and\s*{END}|and)\s*(\\frac\{{\d+\}}\{{\d+\}}|\d+\s*/\s*\d+)")
 _PERIOD = re.compile(r"(\d*\.\d*)\((\d{1,60})\)")
+_OR = re.compile(AND_OR.pattern.replace("and|or", "or"))
 _LETTERS = re.compile(r"(?<![a-zA-Z\\])[a-zA-Z](?![a-zA-Z])")
 _ANY_CONSTANT = re.compile(r"(\+\s*)[cC]$")
 
@@ -50,6 +54,9 @@ def _bare(answer: str) -> str:
     text = normalize(answer)
     spelt_out = _SPELT_OUT.fullmatch(text)
     text = spelt_out[1] if spelt_out else _SENTENCE.sub("", _LEAD.sub("", text, count=1), count=1)
+    if (said := _YES_OR_NO.fullmatch(text)) and not re.search(r"\b(?:yes|no)\b", said[2], re.IGNORECASE):
+        return said[1].casefold()
+    text = _BECAUSE.sub("", text)
     text = _ALL_BUT.sub(r"\\mathbb{R}\\setminus\\{\1\\}", text)
     text = _THEREFORE.split(text)[-1].strip() or text
     return in_symbols(without_member(expand_determinants(text.strip())))
@@ -58,7 +65,7 @@ def _bare(answer: str) -> str:
 def _alternatives(text: str) -> list[str]:
     """What one answer can mean on its own."""
     texts = [text]
-    for rewrite in (_grouped, _counted, _mixed, _periodic):
+    for rewrite in (_grouped, _counted, _mixed, _periodic, _as_tuples):
         texts = [new for t in texts if (new := rewrite(t)) != t] + texts
     return texts
 
@@ -90,12 +97,16 @@ def _scaled(text: str) -> tuple[str, str]:
 
 
 def _grouped(text: str) -> str:
-    """1,234 is one number; but (1,234) is a pair, unless another comma in it has a blank: (1,234, 5)."""
+    """1,234 is one number; but (1,234) is a pair, unless another comma in it has a blank: (1,234, 5), or a group begins
+    with a zero: (1,000).
+    """
     if not _GROUPED.search(text):
         return text
-    inside = {position for token, position, depth in steps(text) if depth > 0} if ", " not in text else set()
-    braces = re.search(r"[(\[]|\\\{|\\langle", text)
-    return _GROUPED.sub(lambda m: m.group() if braces and m.start() in inside else m.group().replace(",", ""), text)
+    inside = {position for token, position, depth in steps(text) if depth > 0} if _BRACKET.search(text) else set()
+    keep = inside if ", " not in text else set()
+    return _GROUPED.sub(
+        lambda m: m.group() if m.start() in keep and ",0" not in m.group() else m.group().replace(",", ""), text
+    )
 
 
 def _counted(text: str) -> str:
@@ -108,7 +119,7 @@ def _counted(text: str) -> str:
 
 def _count(match: re.Match[str]) -> str:
     parts = [part for part in match.groups() if part]
-    (kind,) = (p for p in parts if p in ("C", "P", "A", "nCr", "nPr", "choose"))
+    kind = next(p for p in parts if p in ("C", "P", "A", "nCr", "nPr", "choose"))
     parts.remove(kind)
     n, k = parts
     return f"\\binom{{{n}}}{{{k}}}" if "C" in kind or kind == "choose" else f"\\frac{{({n})!}}{{({n}-{k})!}}"
@@ -124,6 +135,16 @@ def _periodic(text: str) -> str:
     """0.1(6) is 0.1666..."""
     match = _PERIOD.fullmatch(text)
     return f"{match[1]}\\overline{{{match[2]}}}" if match else text
+
+
+def _as_tuples(text: str) -> str:
+    """x = 1, y = 2 or x = 3, y = 4 as (1, 2), (3, 4)."""
+    groups = [split_list(group)[0] for group in split_top(_OR.sub(";", text), frozenset(";"))]
+    if len(groups) < 2 or any(
+        len(g) < 2 or len(names_of(g)) != len(g) or names_of(g) != names_of(groups[0]) for g in groups
+    ):
+        return text
+    return ", ".join("(" + ", ".join(x.split("=", 1)[1] for x in sorted_by_name(g)) + ")" for g in groups)
 
 
 def _united(text: str) -> str:

@@ -10,6 +10,7 @@ from fractions import Fraction
 from typing import Any
 
 from verl.math_eval.grading.expression import Unreadable, read
+from verl.math_eval.grading.normalize import key
 from verl.math_eval.grading.structure import (
     AND_OR,
     FLIPPED,
@@ -24,13 +25,14 @@ from verl.math_eval.grading.structure import (
 from verl.math_eval.grading.values import NotRational, TooLarge, Undefined, approximate, exact, symbols
 
 _REALS = re.compile(r"\s*\\mathbb\{R\}\s*")
+_POSITIVE = re.compile(r"\s*\\mathbb\{R\}\s*[_^]\{?\s*\+\s*\}?\s*")
 _SET_BUILDER = re.compile(r"\\\{\s*(?:[a-zA-Z]|\\[a-zA-Z]+)\s*(?:\\in\s*\\mathbb\{R\})?\s*[|:]\s*(.*)\\\}", re.DOTALL)
 _MEMBER = re.compile(
     r"(?:[a-zA-Z]|\\[a-zA-Z]+|\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\))\s*\\in\s*(?=[(\[]|\\\{|\\mathbb|\\emptyset)"
     r"|[A-Z](?:_\{\w+\})?\s*=\s*(?=\\\{)"
 )
 _VARIABLE = re.compile(r"(?!\s*(?:e|\\pi|\\infty)\s*$)(?:[a-zA-Z]|\\[a-zA-Z]+)\s*(?:_\{\w+\})?\s*(?:\([a-z]\))?\s*")
-_MODULUS = re.compile(r"\|\s*([a-zA-Z])\s*\|")
+_MODULUS = re.compile(r"\|\s*([a-zA-Z])\s*([-+][^|]*)?\|")
 _SIGN = re.compile(r"\\(?:cup|cap|setminus)(?![a-zA-Z])|\\mathbb\{R\}")
 _OUTWARD = re.compile(r"\s*([\[\]])(.*)([\[\]])\s*", re.DOTALL)
 
@@ -112,7 +114,8 @@ def _conditions(text: str, conditions: list[str]) -> Region | None:
 def variable_of(condition: str) -> str:
     """The variable that a condition is about, or ""."""
     members, _ = split_relation(condition)
-    return next((m.strip("| ") for m in members if _VARIABLE.fullmatch(m) or _MODULUS.fullmatch(m)), "")
+    found = next((m for m in members if _VARIABLE.fullmatch(m) or _MODULUS.fullmatch(m)), "")
+    return key(found.strip("| ")[:1] if "|" in found else found)
 
 
 def _difference(text: str) -> Region | None:
@@ -130,6 +133,8 @@ def _simple(text: str, listed: bool = False) -> Region | None:
     text = text.strip()
     if _REALS.fullmatch(text):
         return [_interval("-\\infty", False, "\\infty", False)]
+    if _POSITIVE.fullmatch(text):
+        return [_interval("0", False, "\\infty", False)]
     members, signs = split_relation(text)
     if signs:
         return _relation(members, signs, listed)
@@ -154,11 +159,16 @@ def _relation(members: list[str], signs: list[str], listed: bool) -> Region | No
     """x > 5, 1 < x \\leq 2, x \\ne 3, |x| < 2."""
     if len(signs) == 1:
         return _one_sided(members[0], signs[0], members[1], listed)
-    if len(signs) != 2 or not all(sign in FLIPPED for sign in signs) or not _VARIABLE.fullmatch(members[1]):
+    if len(signs) != 2 or not all(sign in FLIPPED for sign in signs):
         return None
     if all(sign in (">", "\\geq") for sign in signs):
         members, signs = members[::-1], [FLIPPED[s] for s in signs[::-1]]
     if not all(sign in ("<", "\\leq") for sign in signs):
+        return None
+    if _MODULUS.fullmatch(members[1]):  # 1 < |x| < 2
+        beyond = _one_sided(members[0], signs[0], members[1], listed=False)
+        return _intersection([beyond, _one_sided(members[1], signs[1], members[2], listed=False)])
+    if not _VARIABLE.fullmatch(members[1]):
         return None
     return [_interval(members[0], signs[0] == "\\leq", members[2], signs[1] == "\\leq")]
 
@@ -168,8 +178,10 @@ def _one_sided(left: str, sign: str, right: str, listed: bool) -> Region | None:
         left, right, sign = right, left, FLIPPED.get(sign, sign)
     if _VARIABLE.fullmatch(right):
         return None
-    if _MODULUS.fullmatch(left):
-        inside = [_interval(f"-({right})", sign in ("\\leq", ">"), right, sign in ("\\leq", ">"))]
+    if modulus := _MODULUS.fullmatch(left):  # |x - 1| < 2
+        closed = sign in ("\\leq", ">")
+        shift = f"-({modulus[2]})" if modulus[2] else ""
+        inside = [_interval(f"-({right}){shift}", closed, right + shift, closed)]
         return inside if sign in ("<", "\\leq") else _complement(inside) if sign in FLIPPED else None
     if not _VARIABLE.fullmatch(left):
         return None

@@ -3,9 +3,13 @@ splitting.
 """
 
 import re
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
-from verl.math_eval.grading.normalize import END, TEXT
+from verl.math_eval.grading.normalize import END, TEXT, key
+
+T = TypeVar("T")
 
 _STEP = re.compile(r"\\begin\{[a-zA-Z]+\*?\}|\\end\{[a-zA-Z]+\*?\}|\\[a-zA-Z]+|\\.|.", re.DOTALL)
 _OPEN = frozenset(["(", "[", "{", "\\{", "\\langle", "\\lfloor", "\\lceil"])
@@ -72,6 +76,7 @@ def split_top(text: str, separators: frozenset[str]) -> list[str]:
 def split_list(text: str) -> tuple[list[str], bool]:
     """(items of "a, b and c", whether ";" made their order count)."""
     text = re.sub(rf"(?<=\w)\s+(and|or)\s*{END}", rf"{END} \1 ", text, flags=re.IGNORECASE)  # 3 cats and 2 dogs
+    text = re.sub(rf",\s*{END}", rf"{END}, ", text)
     text = AND_OR.sub(",", text) if AND_OR.search(text) else text
     ordered = len(split_top(text, frozenset(";"))) > 1
     items = [part.strip() for part in split_top(text, frozenset(",;"))]
@@ -198,3 +203,30 @@ def expand_plus_minus(text: str) -> list[str]:
         return [text]
     signs = ({"p": "+", "m": "-"}, {"p": "-", "m": "+"})
     return [_PLUS_MINUS.sub(lambda m, sign=sign: sign[m.group(1)], text) for sign in signs]  # type: ignore[misc]
+
+
+def is_set(found: Bracketed | None) -> bool:
+    return found is not None and found.opening == "\\{"
+
+
+def partners(mine: Sequence[T], others: Sequence[T], same: Callable[[T, T], bool]) -> bool:
+    """Whether every one of mine finds one of the others that no other has."""
+    free = list(others)
+    for item in mine:
+        partner = next((i for i, y in enumerate(free) if same(item, y)), None)
+        if partner is None:
+            return False
+        del free[partner]
+    return True
+
+
+def both_signs(items: Iterable[str]) -> list[str]:
+    """Without empty entries, and with both signs of every \\pm."""
+    return [one for item in items if item for one in expand_plus_minus(item)]
+
+
+def members_of(items: list[str], found: Bracketed | None) -> list[str]:
+    """The different members of a set, or the items of a list."""
+    if found is None or not is_set(found):
+        return items
+    return list({key(item): item for item in both_signs(found.items)}.values())

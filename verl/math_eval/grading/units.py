@@ -114,11 +114,14 @@ Decision = tuple[bool, str] | None  # (equal, reason), or None: not of this form
 
 @dataclass(frozen=True)
 class Quantity:
-    """value: what stands before the unit. unit: its one spelling, or "" when there is none or none that is known."""
+    """value: what stands before the unit. unit: its one spelling, or "" when there is none or none that is known.
+    words: the unit as it is written.
+    """
 
     value: str
     unit: str = ""
     percent: bool = False
+    words: str = ""
 
 
 def split_unit(text: str) -> Quantity:
@@ -130,19 +133,26 @@ def split_unit(text: str) -> Quantity:
     match = _MARKED_UNIT.fullmatch(text) or _PLAIN_UNIT.fullmatch(text) or _WORDS_BEHIND.fullmatch(text)
     if match is None or _NOT_UNITS.search(match["unit"]) or not _is_value(match["value"].strip()):
         return Quantity(text)
-    return Quantity(match["value"].strip(), _canonical(match["unit"]))
+    plain = re.sub(rf"[\s{TEXT}{END}]", "", match["unit"]).casefold()
+    return Quantity(match["value"].strip(), _canonical(match["unit"]), words=plain)
 
 
 def _is_value(text: str) -> bool:
     """Whether a unit can stand behind this: not behind words, an index that goes on, or "x ="."""
     if not re.search(r"\d|\\pi|[a-z]", text) or re.fullmatch(rf"{TEXT}[^{END}]*{END}", text):
         return False
+    if re.search(rf"{END}\s*\d", text):  # 3 red, 2 blue
+        return False
     return not text.endswith(("_", "^", "_{", "^{", "="))
 
 
-def units_agree(a: Quantity, b: Quantity) -> bool:
-    """False only when both units are known and different; conversion is out of scope."""
+def units_agree(a: Quantity, b: Quantity, listed: bool) -> bool:
+    """False only when both units are known and different; conversion is out of scope. ``listed``: unknown words must
+    agree too, as in 3 red and 2 blue.
+    """
     mine, other = ("percent" if q.percent else q.unit for q in (a, b))
+    if not mine and not other and listed and a.words and b.words:
+        return a.words.rstrip("s") == b.words.rstrip("s")
     return not mine or not other or mine == other
 
 
