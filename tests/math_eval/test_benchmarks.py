@@ -1,10 +1,11 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
 
-from verl.math_eval.benchmarks import ANSWER_KINDS, data_hash, load_problems, locate
+from verl.math_eval.benchmarks import ANSWER_KINDS, Benchmark, Source, data_hash, load_problems, locate
 from verl.math_eval.manifest import BENCHMARKS, BY_NAME
 
 
@@ -216,3 +217,16 @@ def test_the_page_for_users_lists_every_benchmark_with_its_size():
         assert (
             all(f"{rows:,}" in line for rows in entry.rows) and entry.licence in line and (entry.hub or "copy") in line
         )
+
+
+def test_the_hub_code_joins_splits_and_says_how_to_go_on_without_a_hub(tmp_path, monkeypatch):
+    """With a folder in the hub's place: the same call loads both."""
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "test"):
+        write(tmp_path / "data" / f"{split}.jsonl", [{"question": split, "answer": "1"}] * 2)
+    entry = Benchmark("mine", ("question",), ("answer",), (4,), "ours", hub=str(tmp_path / "data"), split="train+test")
+    problems = load_problems(Source("mine", entry, None))
+    assert [p.question for p in problems] == ["train", "train", "test", "test"]
+    gone = replace(entry, hub=str(tmp_path / "nowhere"))
+    with pytest.raises(ValueError, match="mine: cannot download .*--benchmark_dir DIR"):
+        load_problems(Source("mine", gone, None))

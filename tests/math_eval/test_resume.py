@@ -142,6 +142,19 @@ def test_regrade_needs_no_model_and_writes_metrics_and_report_anew(backend, opti
     assert "66.7" in (tmp_path / "out" / "report.md").read_text()
 
 
+def test_the_original_rules_give_a_second_score_that_is_labelled(backend, options, tmp_path):
+    evaluate(backend, tmp_path / "out", options)
+    say(tmp_path / "out", lambda r: f"\\boxed{{{100 * int(r['gold'])}}}")
+    assert cli("--regrade", "--output_dir", tmp_path / "out", "--grader", "legacy") == 0
+    metrics = json.loads((tmp_path / "out" / "sums" / "metrics.json").read_text())
+    assert (metrics["scores"]["avg@3"]["value"], metrics["legacy_scores"]["avg@3"]["value"]) == (0, 1)
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert "By the original's rules" in report
+    assert cli("--regrade", "--output_dir", tmp_path / "out") == 0
+    assert "legacy" not in (tmp_path / "out" / "sums" / "samples.jsonl").read_text()
+    assert "By the original's rules" not in (tmp_path / "out" / "report.md").read_text()
+
+
 def test_regrade_refuses_a_folder_without_samples_or_with_missing_ones(backend, options, tmp_path, capsys):
     assert cli("--regrade", "--output_dir", tmp_path / "nothing") == 1
     assert "found no samples in" in capsys.readouterr().err

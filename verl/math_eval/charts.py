@@ -31,23 +31,30 @@ def draw_all(folder: Path, evaluations: Sequence[Evaluation]) -> list[str]:
 
 
 def draw_scores(evaluations: Sequence[Evaluation]):
-    """A panel per kind of score and a bar per model; for one model, a bar per kind."""
-    names, models = benchmarks(evaluations), labels(evaluations)
+    """A panel per kind of score, in it a group of bars per benchmark and a bar per model. One model, or one benchmark:
+    one panel.
+    """
+    lines, models = score_lines(evaluations), labels(evaluations)
+    names = benchmarks(evaluations)
     if not names:
         return None
-    lines = score_lines(evaluations)
     columns = names + (["average"] if len(names) > 1 else [])
-    if len(models) == 1:
-        panels = {models[0]: [(name, scores) for _, name, scores in lines]}
-    else:
-        panels = {}
-        for label, name, scores in lines:
-            panels.setdefault(name, []).append((label, scores))
+    # panel -> bar of a group -> group -> score
+    panels: dict[str, dict[str, dict[str, dict[str, Any]]]] = {}
+    for label, name, scores in lines:
+        if len(models) == 1:
+            panels.setdefault(label, {})[name] = scores
+        elif len(names) == 1:
+            panels.setdefault(names[0], {}).setdefault(label, {})[name] = scores[names[0]]
+        else:
+            panels.setdefault(name, {})[label] = scores
+    if len(names) == 1 and len(models) > 1:
+        columns = list(dict.fromkeys(name for _, name, _ in lines))
     bars = max(len(shown) for shown in panels.values())
     width = max(5.0, 1.5 + len(columns) * (0.5 + 0.28 * bars))
     figure, axes = _figure(len(panels), 1, (width, 2.8 * len(panels) + 0.6))
     for axis, (title, shown) in zip(axes, panels.items(), strict=True):
-        for i, (label, scores) in enumerate(shown):
+        for i, (label, scores) in enumerate(shown.items()):
             at = [(j, scores[c]) for j, c in enumerate(columns) if c in scores and scores[c]["value"] is not None]
             axis.bar(
                 [j + (i - (len(shown) - 1) / 2) * 0.8 / len(shown) for j, _ in at],

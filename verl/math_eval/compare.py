@@ -199,9 +199,15 @@ def _plot(path: Path, comparisons: Sequence[Comparison]) -> None:
 
     scores = list(dict.fromkeys(s for c in comparisons for s in c.differences))
     names = list(dict.fromkeys(n for c in comparisons for found in c.differences.values() for n in found))
-    height = 1.0 + len(names) * (0.3 + 0.22 * len(comparisons))
+    height = 1.3 + len(names) * (0.3 + 0.22 * len(comparisons)) + 0.2 * len(comparisons)
     figure, axes = pyplot.subplots(
-        1, len(scores), figsize=(2.2 + 3.0 * len(scores), height), sharey=True, constrained_layout=True, squeeze=False
+        1,
+        len(scores),
+        figsize=(2.2 + 3.0 * len(scores), height),
+        sharex=True,
+        sharey=True,
+        constrained_layout=True,
+        squeeze=False,
     )
     for axis, score in zip(axes.flat, scores, strict=True):
         for i, c in enumerate(comparisons):
@@ -218,7 +224,7 @@ def _plot(path: Path, comparisons: Sequence[Comparison]) -> None:
         axis.set_xlabel("difference, points")
         axis.set_yticks(range(len(names)), names)
         axis.grid(axis="x", alpha=0.3)
-    axes.flat[0].invert_yaxis()
+    axes.flat[0].set_ylim(len(names) - 0.5, -0.5)
     handles, shown = axes.flat[0].get_legend_handles_labels()
     figure.legend(handles, shown, fontsize="small", loc="outside upper center", ncols=1)
     figure.savefig(path, dpi=130)

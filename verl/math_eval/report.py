@@ -138,7 +138,7 @@ def _health(evaluations: Sequence[Evaluation]) -> str:
                 _share(m["prompt_too_long"]),
                 f"{tokens['mean']:.0f}",
                 " / ".join(str(tokens[q]) for q in ("p5", "p50", "p95", "max")),
-                ", ".join(f"{method} {100 * share:.0f} %" for method, share in m["extraction"].items()),
+                ", ".join(f"{method} {_share(share)}" for method, share in m["extraction"].items()),
             ]
         )
     return markdown(head, lines)
@@ -168,26 +168,37 @@ def _data(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _settings(evaluations: Sequence[Evaluation]) -> str:
-    parts = []
+    """A line per evaluation, and once each what several of them share: versions, an example prompt."""
+    lines: list[list[str]] = []
+    versions: dict[str, None] = {}
+    prompts: dict[str, str] = {}
+    told = ("model", "prompt_format", "sampling", "seed", "data")
     for e in evaluations:
-        first = next(iter(e.metrics.values()), None)
-        if first is None:
-            continue
-        settings = first["settings"]
-        generation, described = settings["generation"], settings["described"]
-        sampling = ", ".join(f"{key} {value}" for key, value in generation["sampling"].items())
-        backend = {
-            k: v for k, v in generation.items() if k not in ("model", "prompt_format", "sampling", "seed", "data")
-        }
-        about = ", ".join(f"{key} {value}" for key, value in {**backend, **described["backend"]}.items())
-        grading = ", ".join(f"{key} {value}" for key, value in settings["grading"].items())
-        found = ", ".join(f"{name} {version}" for name, version in first["versions"].items())
-        prompt = described["example_prompt"]
-        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", prompt)), default=0))
-        parts.append(
-            f"**{e.label}**, {next(iter(first['scores']))}: model `{described['model']}` (weights "
-            f"{generation['model'][:12]}), prompt format `{e.prompt_format}`, {sampling}, seed {generation['seed']}; "
-            f"{about}; grading: {grading}. {found}. An example prompt:\n\n"
-            f"{fence}\n{prompt}\n{fence}"
+        first = next(iter(e.metrics.values()))
+        settings, described = first["settings"], first["settings"]["described"]
+        generation = settings["generation"]
+        backend = {key: value for key, value in generation.items() if key not in told} | described["backend"]
+        lines.append(
+            [
+                f"{e.label}, {next(iter(first['scores']))}",
+                f"`{described['model']}`",
+                generation["model"][:12],
+                e.prompt_format,
+                _listed(generation["sampling"]),
+                str(generation["seed"]),
+                _listed(backend),
+                _listed(settings["grading"]),
+            ]
         )
+        versions[_listed(first["versions"])] = None
+        prompts.setdefault(described["example_prompt"], e.prompt_format)
+    head = ["run", "model", "weights", "prompt format", "sampling", "seed", "backend", "grading"]
+    parts = [markdown(head, lines), *(f"Versions: {found}." for found in versions)]
+    for prompt, name in prompts.items():
+        fence = "`" * max(3, 1 + max(map(len, re.findall("`+", prompt)), default=0))
+        parts.append(f"An example prompt ({name}):\n\n{fence}\n{prompt}\n{fence}")
     return "\n\n".join(parts)
+
+
+def _listed(values: dict) -> str:
+    return ", ".join(f"{key} {value}" for key, value in values.items())
