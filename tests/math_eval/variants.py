@@ -11,6 +11,9 @@ _DECIMAL = re.compile(r"-?\d+\.\d*[1-9]")
 _FRACTION = re.compile(r"(-?)\\frac\{(\d+)\}\{(\d+)\}")
 _TUPLE = re.compile(r"\(([^()\[\]]+(?:,[^()\[\]]+)+)\)")
 _PLAIN_LIST = re.compile(r"-?[\d.]+(?:\s*,\s*-?[\d.]+)+")
+_TERM = r"(\d*\\sqrt\{\d+\}|[^-+=<>,()\[\]{}\s]+)"
+_SUM = re.compile(rf"{_TERM}\s*\+\s*{_TERM}")
+_NO_VALUE = re.compile(r"\\text|(?<![\\a-zA-Z])[a-zA-Z]{4,}| or | and |[,;=<>]|\\(?:cup|le|ge|in|pm)")
 _FINITE = ("1", "2", "4", "5", "8", "10", "16", "20", "25", "40", "50", "80", "100", "125", "200", "250", "500")
 
 
@@ -31,6 +34,12 @@ def same(gold: str) -> Iterator[tuple[str, str]]:
         yield "words behind", gold + "\\text{ ways}"
         yield "money", "\\$" + gold
         yield "degrees", gold + "^\\circ"
+        yield "parentheses", f"({gold})"
+        yield "bold", f"\\mathbf{{{gold}}}"
+        yield "text", f"\\text{{{gold}}}"
+        yield "lead words", f"\\text{{Answer: }}{gold}"
+        yield "about", f"\\approx {gold}"
+        yield "words typed", f"{gold} ways"
         if len(gold.lstrip("-")) > 3:
             for name, mark in (
                 ("comma", ","),
@@ -64,6 +73,14 @@ def same(gold: str) -> Iterator[tuple[str, str]]:
         yield "list reversed", ", ".join(reversed(items))
         yield "list and", ", ".join(items[:-1]) + " \\text{ and } " + items[-1]
         yield "list as set", "\\{" + ", ".join(items) + "\\}"
+    if match := _SUM.fullmatch(gold):
+        yield "commuted", f"{match[2]} + {match[1]}"
+    if "\\cdot" in gold:
+        yield "times", gold.replace("\\cdot", "\\times")
+    if not _NO_VALUE.search(gold):
+        yield "named", f"y={gold}"
+        yield "named in words", f"\\text{{Value}} = {gold}"
+    yield "display style", f"\\displaystyle {gold}"
     if "\\pi" in gold and gold.count("\\pi") == 1 and "," not in gold:
         yield "unicode pi", gold.replace("\\pi", "π")
 
@@ -79,6 +96,13 @@ def wrong(gold: str) -> Iterator[tuple[str, str]]:
             yield "sign", str(-value)
         yield "two answers", f"{value}, {value + 1}"
         yield "as a set of two", f"\\{{{value}, {value + 1}\\}}"
+        yield "hedged", f"{value} \\text{{ or }} {value + 1}"
+        yield "not", f"\\text{{not }}{value}"
+        yield "interval around it", f"[{value - 1},{value + 1}]"
+        yield "digit more", f"{value}1"
+        yield "half more", f"{value}.5"
+        if value:
+            yield "times x", f"{value}x"
         if len(gold) > 2 and gold[-1] != gold[-2]:
             yield "swapped digits", gold[:-2] + gold[-1] + gold[-2]
     if _DECIMAL.fullmatch(gold):
@@ -113,6 +137,10 @@ def wrong(gold: str) -> Iterator[tuple[str, str]]:
         if sign in gold:
             yield "flipped", gold.replace(sign, flipped)
             break
+    if match := _SUM.fullmatch(gold):
+        yield "minus", f"{match[1]}-{match[2]}"
+    if re.search(r"\^\{?2\}?", gold) and "where" not in gold:
+        yield "exponent", re.sub(r"\^\{?2\}?", "^{3}", gold, count=1)
     if match := re.search(r"\\sqrt\{(\d+)\}", gold):
         yield "radicand", gold[: match.start(1)] + str(int(match.group(1)) + 1) + gold[match.end(1) :]
     if "\\pi" in gold and not re.search(r"\\pi\s*[a-zA-Z_^]", gold):

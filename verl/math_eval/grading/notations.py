@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 
 from verl.math_eval.grading.decimals import number
-from verl.math_eval.grading.forms import number_word
+from verl.math_eval.grading.forms import is_name, number_word
 from verl.math_eval.grading.leaves import same_value
 from verl.math_eval.grading.normalize import END, TEXT, key
 from verl.math_eval.grading.structure import split_relation, split_top
@@ -74,7 +74,9 @@ def _ratio(text: str) -> list[str]:
 
 def same_in_base(answer: str, gold: str) -> Decision:
     """1011_2 is 1011_{\\text{two}}, 1011 base 2 and 0b1011: the digits agree, and the base where both name one."""
-    plain = [re.sub(rf"[\s{TEXT}{END}()]|^[a-zA-Z]=", "", t) for t in (answer, gold)]
+    parts = [split_relation(t)[0] for t in (answer, gold)]
+    plain = [m[1] if len(m) == 2 and is_name(m[0]) else t for m, t in zip(parts, (answer, gold), strict=True)]
+    plain = [re.sub(rf"[\s{TEXT}{END}()]", "", t) for t in plain]
     plain = [_PREFIXED.sub(lambda m: f"{m[2]}_{_PREFIXES[m[1]]}", t) for t in plain]
     found = [_BASED.fullmatch(t) for t in plain]
     if not any(found):
