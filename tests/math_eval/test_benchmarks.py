@@ -1,6 +1,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -230,3 +231,23 @@ def test_the_hub_code_joins_splits_and_says_how_to_go_on_without_a_hub(tmp_path,
     gone = replace(entry, hub=str(tmp_path / "nowhere"))
     with pytest.raises(ValueError, match="mine: cannot download .*--benchmark_dir DIR"):
         load_problems(Source("mine", gone, None))
+
+
+def test_the_hubs_commit_is_what_is_loaded_and_recorded(monkeypatch):
+    loaded = []
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", lambda *a, **k: SimpleNamespace(sha="c0ffee"))
+    monkeypatch.setattr(
+        "datasets.load_dataset",
+        lambda *a, **k: loaded.append((a, k)) or [{"problem": "q", "answer": "1"}] * 30,
+    )
+    source = locate("aime24", None, "", "")
+    assert source.revision == "c0ffee" and len(load_problems(source)) == 30
+    assert loaded == [(("HuggingFaceH4/aime_2024", None), {"split": "train", "revision": "c0ffee"})]
+
+
+def test_without_an_answer_from_the_hub_the_cache_may_still_have_the_data(monkeypatch):
+    def gone(*args, **kwargs):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", gone)
+    assert locate("aime24", None, "", "").revision is None

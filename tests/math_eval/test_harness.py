@@ -194,6 +194,19 @@ def test_one_report_over_several_evaluations(backend, options, tmp_path):
     assert score_table(runs) in report
 
 
+@pytest.mark.parametrize(
+    ("source", "label"),
+    [
+        ("Qwen/Qwen2.5-Math-1.5B", "Qwen2.5-Math-1.5B"),
+        ("runs/dft/global_step_390", "dft/global_step_390"),
+        ("runs/dft/global_step_390/huggingface", "dft/global_step_390"),
+        ("/models/mine/", "mine"),
+    ],
+)
+def test_a_model_is_called_by_its_last_name_and_a_checkpoint_by_its_run_too(source, label):
+    assert harness._name(source) == label
+
+
 def cli(*args) -> int:
     return main([str(a) for a in args])
 

@@ -75,7 +75,7 @@ class BenchmarkRun:
                 "place": place,
                 "data": {
                     "from": self.source.place,
-                    "revision": entry.revision,
+                    "revision": self.source.revision,
                     "entry_version": entry.version,
                     "problems": len(all_problems),
                     "left_out": entry.left_out,

@@ -65,11 +65,12 @@ class Benchmark:
 
 @dataclass(frozen=True)
 class Source:
-    """One benchmark of a run, found but not yet read. ``path`` None: the hub."""
+    """One benchmark of a run, found but not yet read. ``path`` None: the hub, at commit ``revision`` if it told."""
 
     name: str
     entry: Benchmark
     path: Path | None
+    revision: str | None = None
 
     @property
     def place(self) -> str:
@@ -98,7 +99,7 @@ def locate(
             f"{entry.name} has no place on the hub that this harness knows. Get {entry.origin}, "
             f"save it as DIR/{entry.name}.jsonl, and give --benchmark_dir DIR."
         )
-    return Source(entry.name, entry, None)
+    return Source(entry.name, entry, None, _hub_commit(entry))
 
 
 def _own(path: Path, question_key: str, answer_key: str, answer_kind: str) -> Source:
@@ -128,7 +129,7 @@ def _local_copy(name: str, entry: Benchmark, folder: Path) -> Path:
 def load_problems(source: Source) -> list[Problem]:
     """Read and check the problems. Raises ValueError for a wrong column, row, kind of answer or count."""
     entry, where = source.entry, source.place
-    rows = read_rows(source.path) if source.path else _hub_rows(entry)
+    rows = read_rows(source.path) if source.path else _hub_rows(entry, source.revision)
     kept = [(index, row) for index, row in enumerate(rows) if entry.keep is None or entry.keep(row)]
     if entry.rows and len(kept) not in entry.rows:
         expected = " or ".join(map(str, entry.rows))
@@ -156,12 +157,23 @@ def data_hash(problems: Iterable[Problem]) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _hub_rows(entry: Benchmark) -> list[dict[str, Any]]:
+def _hub_commit(entry: Benchmark) -> str | None:
+    """What the newest commit is now, so that it can be recorded; None when the hub does not answer."""
+    from huggingface_hub import HfApi
+
+    assert entry.hub is not None
+    try:
+        return HfApi().dataset_info(entry.hub, revision=entry.revision, timeout=10).sha
+    except Exception:  # no network, or a mirror that does not know the question: the data may still be in the cache
+        return entry.revision
+
+
+def _hub_rows(entry: Benchmark, revision: str | None) -> list[dict[str, Any]]:
     from datasets import load_dataset
 
     assert entry.hub is not None
     try:
-        data = load_dataset(entry.hub, entry.config, split=entry.split, revision=entry.revision)
+        data = load_dataset(entry.hub, entry.config, split=entry.split, revision=revision)
     except Exception as error:  # the hub client has no common base class for "offline", "gone" and "gated"
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(

@@ -136,8 +136,10 @@ def model_fingerprint(folder: str, commit: str | None = None) -> str:
 
 
 def _name(source: str) -> str:
+    """The last part of a path or hub id; for a checkpoint also its run: two runs' ``global_step_100`` differ."""
     path = Path(source)
-    return path.parent.name if path.name == "huggingface" else path.name
+    path = path.parent if path.name == "huggingface" else path
+    return "/".join(path.parts[-2:]) if path.name.startswith("global_step_") else path.name
 
 
 def _warnings(chosen: ChosenFormat, options: EvalOptions) -> tuple[str, ...]:
