@@ -23,7 +23,7 @@ _NO_TEXT = re.compile("[\x00-\x08\x0b\x0e-\x1f\x7f-\x9f\ue000-\uf8ff\ufffd]")
 _LETTER_OR_DIGIT = re.compile(r"[^\W_]")
 
 LANGUAGE_PROBABILITY = 0.01  # 9,000 English problems: at least 0.11 each; ten other languages: at most 0.0005
-LANGUAGE_BYTES = (20, 300)  # shorter texts tell nothing; what comes later in a text tells nothing new
+LANGUAGE_BYTES = (20, 200)  # shorter texts tell nothing; what comes later in a text tells nothing new
 _FORMULA = re.compile(
     r"\$\$.*?\$\$|\$[^$]*\$|\\\[.*?\\\]|\\\(.*?\\\)|\\[a-zA-Z]+|[^\w\s]|[\d_]", re.DOTALL
 )  # and commands, digits and punctuation outside of formulas
@@ -90,7 +90,10 @@ def language_filter(language: str) -> RowFilter:
         for text in (question, answer):  # a question that is one formula says nothing; its answer may
             words = " ".join(_FORMULA.sub(" ", text[: 4 * LANGUAGE_BYTES[1]]).split()).encode("utf-8", "replace")
             if len(words) >= LANGUAGE_BYTES[0]:
-                sure_not = dict(identifier.rank(words[: LANGUAGE_BYTES[1]]))[language] < LANGUAGE_PROBABILITY
+                start = words[: LANGUAGE_BYTES[1]]
+                if identifier.classify(start)[0] == language:  # most rows; to rank all languages takes longer
+                    return None
+                sure_not = dict(identifier.rank(start))[language] < LANGUAGE_PROBABILITY
                 return f"not in language {language}" if sure_not else None
         return None
 
@@ -113,9 +116,16 @@ class LengthFilter:
         self.findings: list[dict[str, Any]] = []
 
     def reasons(self, rows: Sequence[Row]) -> list[str | None]:
+        reasons: list[str | None] = [None] * len(rows)
         texts = ["\n".join(row_texts(row)) for row in rows]
-        lengths = map(len, self.tokenizer(texts, add_special_tokens=False)["input_ids"])
-        return [f"longer than {self.max_length} tokens" if length > self.max_length else None for length in lengths]
+        # A token is a character at least, and ASCII stays as long as it is under any normalisation.
+        long = [place for place, text in enumerate(texts) if len(text) > self.max_length or not text.isascii()]
+        if long:
+            ids = self.tokenizer([texts[place] for place in long], add_special_tokens=False)["input_ids"]
+            for place, tokens in zip(long, ids, strict=True):
+                if len(tokens) > self.max_length:
+                    reasons[place] = f"longer than {self.max_length} tokens"
+        return reasons
 
 
 def load_tokenizer(name: str) -> Any:

@@ -61,6 +61,41 @@ def test_short_questions_are_compared_with_questions_of_their_length():
     assert long_enough.find("Solve this: write $\\frac{3}{20}$ as a decimal. Show all of your work.") is not None
 
 
+def test_looking_up_the_rarest_ngrams_only_misses_nothing():
+    """Against the definition, on texts of few letters, where everything shares something with everything."""
+    rng = random.Random(0)
+    texts = ["".join(rng.choices("abcd", k=rng.choice((12, 30, 60, 100, 140)))) for _ in range(60)]
+    index = BenchmarkIndex([(f"own/{place}", text) for place, text in enumerate(texts)])
+    found = 0
+    for _ in range(400):
+        text = rng.choice(texts)
+        place = rng.randrange(len(text))
+        asked = (
+            "ab" * rng.randrange(3)
+            + text[:place]
+            + "".join(rng.choices("abcd", k=rng.randrange(9)))
+            + text[place + 3 :]
+        )
+        best = max((overlap_by_definition(asked, other) for other in texts), default=0.0)
+        match = index.find(asked)
+        assert (match.overlap if match else 0.0) == best
+        found += match is not None
+    assert 50 < found < 400  # both kinds were there
+
+
+def overlap_by_definition(asked: str, text: str) -> float:
+    if asked == text:
+        return 1.0
+    own, grams = ngrams(asked, 8), ngrams(text, 8)
+    contained = len(own & grams) / len(grams)
+    if len(text) >= 80:
+        return contained if contained >= 0.7 else 0.0
+    own_short, short = ngrams(asked, 4), ngrams(text, 4)
+    alike = len(own_short & short) / max(len(own_short), len(short))
+    found = [contained] * (contained == 1 and len(text) >= 20) + [alike] * (alike >= 0.5)
+    return max(found, default=0.0)
+
+
 def test_empty_questions_match_nothing():
     index = BenchmarkIndex([("own/0", "$$"), ("own/1", QUESTION)])
     assert index.find("?") is None
@@ -109,7 +144,7 @@ def latex_spacing(question: str) -> str:
 REWORDINGS = {
     "exact": lambda question: question,
     "blanks": lambda question: "\n " + re.sub(r"(?<!\\) +", "   ", question).replace(". ", ".\n\n") + " ",
-    "case": str.upper if False else lambda question: re.sub(r"(?<![\\a-zA-Z])[a-z]+", lambda m: m[0].upper(), question),
+    "case": lambda question: re.sub(r"(?<![\\a-zA-Z])[a-z]+", lambda word: word[0].upper(), question),
     "latex spacing": latex_spacing,
 }
 
