@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The vLLM backend on this machine's CPU against the transformers backend, on the quickstart's trained model.
 #   bash scripts/test_vllm.sh        any pytest arguments may follow
-# Hardware: 2 CPU cores, 8 GB. Time: 3 minutes on 2 cores beside the installation, most of it starting vLLM twice.
+# Hardware: 2 CPU cores, 8 GB. Time: about 4 minutes on 2 cores beside the installation, most of it starting vLLM four times.
 # Expected: greedy answers of the two backends equal on at least 95 % of the prompts (the test prints the share).
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."

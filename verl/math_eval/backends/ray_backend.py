@@ -64,7 +64,11 @@ class RayBackend(Backend):
         super().__init__(options.model)
         connect()
         options = replace(options, backend=options.chosen, data_parallel_size=options.engines)
-        actor = ray.remote(num_cpus=1, num_gpus=_gpus_per_engine(options))(_Actor)
+        needs: dict[str, Any] = {"num_cpus": 1, "num_gpus": _gpus_per_engine(options)}
+        # Actors on another machine have another environment: what tunes vLLM here must hold there too.
+        if tuning := {key: value for key, value in os.environ.items() if key.startswith("VLLM_")}:
+            needs["runtime_env"] = {"env_vars": tuning}
+        actor = ray.remote(**needs)(_Actor)
         self._actors: list[Any] = [actor.remote() for _ in range(options.engines)]
         facts = _get([actor.load.remote(options) for actor in self._actors])[0]
         self.name, self.context, self._slots = facts["name"], facts["context"], facts["slots"]
