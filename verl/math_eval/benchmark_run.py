@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
@@ -107,18 +108,24 @@ class BenchmarkRun:
         # One thread grades and writes while the model goes on: a grade that takes long must not stop a GPU.
         with _progress_bar(self, len(done)) as bar, ThreadPoolExecutor(1) as grader:
             meter = _TokenMeter(bar)
-            written: list[Future] = []
+            finished: deque[Completion] = deque()
+            writes: deque[Future] = deque()
             batches = self.backend.generate(self.requests, self.options.sampling, self.format.stop, meter.add, done)
             for completions in batches:
-                written.append(grader.submit(self._write, completions))
-                while written and (written[0].done() or len(written) > 2):
-                    bar.update(written.pop(0).result())
-            for rest in written:
-                bar.update(rest.result())
+                finished.extend(completions)
+                writes.append(grader.submit(self._write, finished))
+                while writes and writes[0].done():
+                    bar.update(writes.popleft().result())
+            for write in writes:
+                bar.update(write.result())
 
-    def _write(self, completions: Sequence[Completion]) -> int:
-        self.store.append(graded(map(self._record, completions), self.store.settings["grading"]))
-        return len(completions)
+    def _write(self, finished: "deque[Completion]") -> int:
+        """Grade and store all that is finished by now, together: an engine that gives one sample at a time must not
+        make the grader take one at a time.
+        """
+        taken = [finished.popleft() for _ in range(len(finished))]
+        self.store.append(graded(map(self._record, taken), self.store.settings["grading"]))
+        return len(taken)
 
     def _record(self, completion: Completion) -> Record:
         request = completion.request
