@@ -4,6 +4,7 @@ import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 from math_eval.variants import same, wrappings, wrong
@@ -136,6 +137,18 @@ def test_thousands_of_grades_with_bombs_among_them_end_soon():
     grades = grade_many(pairs)
     assert time.monotonic() - start < 25
     assert [g.correct for g in grades] == [True] * 5_000 + [False] * len(bombs)
+
+
+def test_answers_in_the_texts_of_models():
+    """Boxes, markers, tags, hedges, end tokens: texts of our own with the verdict they must get."""
+    lines = Path(__file__).with_name("texts.jsonl").read_text(encoding="utf-8").splitlines()
+    cases = [json.loads(line) for line in lines]
+    grades = grade_many([(c["text"], c["gold"]) for c in cases])
+    assert [c for c, g in zip(cases, grades, strict=True) if g.correct != c["right"]] == []
+
+
+def test_an_answer_that_goes_on_is_not_the_number_it_starts_with():
+    assert not grade_many([(box("3\\ldots"), "3")])[0].correct
 
 
 def test_labelled_cases(shared_data):

@@ -24,11 +24,11 @@ _MARKER = re.compile(
     re.IGNORECASE,
 )
 _ANSWER_TAG = re.compile(r"<answer>((?:(?!</?answer>).){1,4000})</answer>", re.DOTALL)
-_HEDGE = re.compile(
-    r"(?:(?:clearly|therefore|simply|thus|then|just|indeed|exactly|given by|equal to)\s{1,4})+(?=[\d$\\(-])"
-)
+_ADVERBS = r"clearly|therefore|simply|probably|likely|thus|then|just|indeed|exactly|given by|equal to"
+_HEDGE = re.compile(rf"(?:(?:{_ADVERBS})\s{{1,4}})+(?=[\d$\\(-])")
 _REASON = re.compile(r",?\s{1,4}(?:because|since)\s")
 _COPULA = re.compile(r"(?=\w{2})(?:[^\n]{0,400}\s)?(?:is|are|equals)\s{1,4}((?:\$|\\[(\[]|-?\d).*)")
+_END_OF_TURN = re.compile(r"</s>|<\|(?:im_end|im_start|endoftext|eot_id|end_of_text)\|>")
 _PROSE = re.compile(r"(?<!\\)[^\W\d_]{2,}\s+\S")
 _INSIDE = r"(?:[^$\\]|\\[^\n]){1,2000}"  # \$ does not end a formula
 _MATH = re.compile(
@@ -37,7 +37,11 @@ _MATH = re.compile(
 )
 _NUMBER = re.compile(r"(?<![a-zA-Z_])[-−]?(?:\d{1,3}(?:,\d{3})+|\d{1,400})?(?:\.\d{1,400})?(?:/\d{1,400})?%?")
 _SENTENCE_END = re.compile(r"\.(?=\s|$)|[。\n]")
-_NUMBER_THEN_WORDS = re.compile(r"(\\?\$?-?\d[\d,]{0,40}(?:\.\d{1,40})?(?:/\d{1,40})?\\?%?)\s+(?!and\b|or\b)[a-zA-Z(]")
+_NUMBER_THEN_WORDS = re.compile(
+    r"(\\?\$?-?\d[\d,]{0,40}(?:\.\d{1,40})?(?:/\d{1,40})?\\?%?)\s+(?!and\b|or\b|x\s*10\b)[a-zA-Z(]"
+)
+# 5 hours and 30 minutes; 42 (or 43)
+_TWO_NUMBERS = re.compile(r"-?\d[^.\n]{0,60}\b(?:and|or|maybe|perhaps|possibly|could|might)\b[^.\n]{0,40}\d")
 _LETTER_THEN_WORDS = re.compile(r"\(?([A-J])\)?[.,:]?\s+(?:because|since|as)\b")
 
 
@@ -114,7 +118,8 @@ def _cut(text: str) -> tuple[str, bool]:
         text = after if after.strip() else before
     elif "<think>" in text:
         return "", True
-    return text[-TAIL:], False
+    turns = [turn for turn in _END_OF_TURN.split(text) if turn.strip()]
+    return (turns[0] if turns else "")[-TAIL:], False
 
 
 def _answer_tag(text: str) -> str:
@@ -177,7 +182,7 @@ def _after_marker(text: str) -> str:
     markers = list(_MARKER.finditer(text))[-MAX_SPANS:]
     for match in reversed(markers):
         rest = text[match.end() : match.end() + 2000].split(". I hope")[0]
-        lines = [line.strip(" \t*:：") for line in rest.split("\n")]
+        lines = [line.strip(" \t*:：") for line in rest.split("\n") if line.strip()]
         content = next((line for line in lines[:3] if line.strip("$ \\[]()")), "")
         if answer := _first_statement(content):
             return answer
@@ -201,6 +206,8 @@ def _first_statement(line: str) -> str:
     numbers = _numbers(line)
     if len(numbers) == 1 and len(line.split()) > 3 and _PROSE.match(line):
         return numbers[0]  # Jane started 3 hours ago
+    if _TWO_NUMBERS.match(line):
+        return line.strip(" *$.")
     if found := _NUMBER_THEN_WORDS.match(line) or _LETTER_THEN_WORDS.match(line):
         return found.group(1)
     return line.strip(" *$.")

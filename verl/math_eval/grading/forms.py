@@ -71,6 +71,8 @@ def choice_with_value(text: str) -> tuple[str, str] | None:
     if match is None:
         return None
     value = match.group(3).strip(TEXT + END + " ")
+    if re.match(r"(?:and|or)\b|[,/&]?\s*\(?[A-J]\b", value):
+        return None  # (A) or (B)
     return (match.group(1) or match.group(2), value) if value else None
 
 

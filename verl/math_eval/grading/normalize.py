@@ -86,6 +86,7 @@ _ANGLED = re.compile(r"^\s*<([^<>=]*,[^<>=]*)>\s*$")
 _DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?")
 _IGNORED = names("hspace vspace phantom color textcolor label tag")  # with their argument
 _SPELT_EXPONENT = re.compile(rf"(?<=\d)\s*{TEXT}\s*[eE]\s*{END}\s*(-?\d+)")
+_MODULO = re.compile(rf"{TEXT}\s*\(\s*mod\s*{END}\s*(\d+|[a-z])\s*{TEXT}?\s*\)\s*{END}?")
 _ORDINAL = re.compile(rf"(?<![\d.])(\d+)\s*(?:\^\s*\{{?)?\s*{TEXT}?(?:st|nd|rd|th){END}?\}}?(?![a-zA-Z])")
 _DOTS = re.compile(r"(?<![\d.])(\d*\.)(\d{2,60})\s*(?:\.{3}|\\(?:ldots|dots|cdots)(?![a-zA-Z]))")
 _REPEATED = re.compile(r"(\d*?)(\d\d?)\2+|()(\d+?)\4+")  # not 2.718281828...
@@ -127,7 +128,7 @@ def normalize(answer: str) -> str:
     text = re.sub(r"\\mathcal\s*\{?\s*O\s*\}?", "O", text)
     text = _ANGLED.sub(r"\\langle \1\\rangle ", text)
     text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup ", text)
-    text = _exponents(text)
+    text = _MODULO.sub(r"\\pmod{\1}", _exponents(text))
     text = re.sub(r"\s+", " ", _ORDINAL.sub(r"\1", text))
     return _strip_edges(text)
 
@@ -366,6 +367,7 @@ def _strip_edges(text: str) -> str:
         before = text
         text = text.lstrip(_EDGE.replace(".", "") + "=").rstrip(_EDGE + "=")
         text = text.strip(QUOTES) if text[:1] in QUOTES else text  # f' keeps its prime
+        text = text.removesuffix("\\\\")
         text = re.sub(r"^\.+(?!\d)", "", text)  # .5 keeps its point
         text = re.sub(r"^\\(?:approx|sim)(?![a-zA-Z])", "", text)
         if text.startswith("{") and braced(text, 0)[1] == len(text) and text.endswith("}") and not text.endswith("\\}"):

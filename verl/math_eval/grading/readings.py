@@ -14,6 +14,7 @@ _SENTENCE = re.compile(rf"{TEXT}(?:(?!\bnot\b)[^{END}])*\b(?:is|are|equals)\s*:?
 _SPELT_OUT = re.compile(rf"{TEXT}\s*(?:{_LEAD_WORDS})?\s*([-(]?[\d.][^{TEXT}{END}]*){END}", re.IGNORECASE)
 _YES_OR_NO = re.compile(rf"{TEXT}?\s*(yes|no)\s*[,.;:](.*)", re.IGNORECASE | re.DOTALL)
 _BECAUSE = re.compile(rf"(?<=\S){TEXT}\s*[,(]?\s*(?:since|because)\b.*", re.DOTALL)
+_IS_ANSWER = re.compile(rf"{TEXT}\s*is the (?:only |final )?(?:answer|solution|value)\s*\.?\s*{END}$")
 _ALL_BUT = re.compile(
     rf"{TEXT}?\s*all real(?: numbers)?(?: x)? except(?: for)?\s*{END}?\s*(?:x\s*=\s*)?([^{TEXT}{END}]+){END}?",
     re.IGNORECASE,
@@ -56,7 +57,7 @@ def _bare(answer: str) -> str:
     text = spelt_out[1] if spelt_out else _SENTENCE.sub("", _LEAD.sub("", text, count=1), count=1)
     if (said := _YES_OR_NO.fullmatch(text)) and not re.search(r"\b(?:yes|no)\b", said[2], re.IGNORECASE):
         return said[1].casefold()
-    text = _BECAUSE.sub("", text)
+    text = _IS_ANSWER.sub("", _BECAUSE.sub("", text))
     text = _ALL_BUT.sub(r"\\mathbb{R}\\setminus\\{\1\\}", text)
     text = _THEREFORE.split(text)[-1].strip() or text
     return in_symbols(without_member(expand_determinants(text.strip())))
