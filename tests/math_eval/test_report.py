@@ -38,6 +38,7 @@ def test_the_table_has_a_line_per_model_and_kind_and_averages_complete_lines_onl
 def test_latex_escapes_names_and_csv_has_every_score(runs):
     tex = latex_table(runs)
     assert r"model\_a & greedy & $50.0_{\pm 50.0}$ & $100.0_{\pm 0.0}$ & $75.0_{\pm 25.0}$ \\" in tex
+    assert {line.count("&") - line.count(r"\&") for line in tex.splitlines() if line.endswith(r"\\")} == {4}
     assert tex.count(r"\midrule") == 2 and r"\begin{tabular}{llrrr}" in tex
     rows = list(csv.DictReader(csv_table(runs).splitlines()))
     found = {(r["model"], r["benchmark"], r["score"]): r for r in rows}

@@ -11,6 +11,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
+import numpy as np
+
 NAN = float("nan")
 
 
@@ -106,17 +108,22 @@ def _chance_to_win(size: int, others: tuple[int, ...], silent: int, k: int) -> f
     """The chance that an answer that ``size`` samples give is drawn by lot from the most frequent ones of k samples.
 
     others: sizes of the other answers. silent: samples without an answer. Counts the subsets in which the answer has
-    exactly ``own`` votes, no other has more, and ``ties`` others have as many.
+    exactly ``own`` votes, no other has more, and some have as many (``ties``).
     """
+    if k == size + sum(others) + silent:  # there is one subset only
+        most = max((size, *others))
+        return 1 / (1 + others.count(size)) if size == most else 0.0
     won = 0.0
     for own in range(1, min(size, k) + 1):
-        ways = Counter({(0, 0): 1})  # (votes for others, ties) -> number of ways
+        left = k - own
+        ways = np.zeros((left + 1, min(len(others), left // own) + 1))  # [votes for others, ties] -> number of ways
+        ways[0, 0] = 1
         for other in others:
-            extended: Counter[tuple[int, int]] = Counter()
-            for (votes, ties), count in ways.items():
-                for n in range(min(other, own, k - own - votes) + 1):
-                    extended[votes + n, ties + (n == own)] += count * math.comb(other, n)
+            extended = np.zeros_like(ways)
+            for n in range(min(other, own, left) + 1):
+                ties = int(n == own)
+                extended[n:, ties:] += float(math.comb(other, n)) * ways[: left + 1 - n, : ways.shape[1] - ties]
             ways = extended
-        for (votes, ties), count in ways.items():
-            won += math.comb(size, own) * count * math.comb(silent, k - own - votes) / (1 + ties)
+        silence = [float(math.comb(silent, left - votes)) for votes in range(left + 1)]
+        won += math.comb(size, own) * float(silence @ ways @ (1 / np.arange(1, ways.shape[1] + 1)))
     return won / math.comb(size + sum(others) + silent, k)
