@@ -13,7 +13,8 @@ _LETTER = re.compile(
     rf"(?:[{TEXT}\s]*(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s)?[{END}{TEXT}(\[\s]*([A-J])[{END})\]\s]*(?:[.:][{END}\s]*)?"
 )
 _LETTER_AND_VALUE = re.compile(
-    rf"{TEXT}?\s*(?:\(\s*([A-J])\s*\)|([A-J])\s*{END}?\s*[.:)])\s*{END}?\s*(\S.*)", re.DOTALL
+    rf"{TEXT}?\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*{END}?\s*[.:)])\s*{END}?\s*(\S.*)",
+    re.DOTALL,
 )
 _LETTERS = re.compile(r"[A-J]{2,10}")
 _NUMBER_WORDS = {

@@ -104,7 +104,14 @@ _DEGREE = re.compile(r"\^\s*(?:\{\s*\\circ\s*\}|\\circ(?![a-zA-Z]))")
 _MINUTES = re.compile(rf"(\d+)\s*{_DEGREE.pattern}\s*(\d+)\s*'(?!')(?:\s*(\d+(?:\.\d+)?)\s*(?:''|\"))?")
 _DEGREE_SCALE = re.compile(rf"{_DEGREE.pattern}[\s{TEXT}]*([Cc]elsius|[Ff]ahrenheit|[CF])(?![a-zA-Z])\s*{END}?")
 _TRIGONOMETRIC = re.compile(r"\\(?:sin|cos|tan|cot|sec|csc|cis)(?![a-zA-Z])")
-_TYPED_RELATIONS = ((">=", "\\geq "), ("<=", "\\leq "), ("=<", "\\leq "), (" !=", "\\ne "), ("+/-", "\\pm "))
+_TYPED_RELATIONS = (
+    (":=", "="),
+    (">=", "\\geq "),
+    ("<=", "\\leq "),
+    ("=<", "\\leq "),
+    (" !=", "\\ne "),
+    ("+/-", "\\pm "),
+)
 _EDGE = " \t\n.,;:。、"
 QUOTES = "\"'`“”‘"
 

@@ -88,7 +88,7 @@ _PLAIN_UNIT = re.compile(
     r"(?:\s*/\s*[a-z]+|\s+per\s+[a-z]+)?\.?\s*(?:\^\{[23]\})?)",
     re.DOTALL,
 )
-_WORDS_BEHIND = re.compile(r"(?P<value>-?\d[\d.,/]*)\s+(?P<unit>[a-z]{3,20}(?:\s+[a-z]{2,20}){0,4})")
+_WORDS_BEHIND = re.compile(r"(?P<value>-?\d[\d.,/]*)\s+(?P<unit>(?:sq\.|cu\.|[a-z]{3,20})(?:\s+[a-z]{2,20}){0,4})")
 _MARKED = rf"{TEXT}[^{TEXT}{END}]*{END}"
 _MARKED_UNIT = re.compile(
     rf"(?P<value>.*?[^\s{TEXT}{END}*])[\s*]*"

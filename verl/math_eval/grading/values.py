@@ -24,6 +24,7 @@ INTEGER_POINTS = 40  # where there are steps as well
 MAX_EVALUATIONS = 20_000  # of nodes, over all points of one comparison
 WHOLE_LETTERS = "ijklmnpqNM"  # variables that are whole numbers under a floor
 _STEPS = frozenset({"floor", "ceil", "sgn"})
+_PERIODIC = frozenset({"sin", "cos", "tan", "cot"})
 _SIGNED = _STEPS | {"abs", "max", "min"}  # tried with negative values too
 
 _local = threading.local()
@@ -269,7 +270,8 @@ def _call(name: str, values: list[Any], mp: Any) -> Any:
     if name == "log":
         return mp.log(first) / mp.log(values[1])
     names = {"arcsin": "asin", "arccos": "acos", "arctan": "atan", "arccot": "acot"}
-    return getattr(mp, names.get(name, name))(first)
+    value = getattr(mp, names.get(name, name))(first)
+    return mp.mpf(0) if name in _PERIODIC and abs(value) < NOISE < abs(first) else value  # sin(pi)
 
 
 def close(a: Any, b: Any) -> bool:
