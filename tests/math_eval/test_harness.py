@@ -271,6 +271,7 @@ def test_regrade_takes_all_checkpoints_of_an_output_folder(checkpoints, data, tm
     ("args", "message"),
     [
         (["--data_names", "math501"], "math500/math_oai"),
+        (["--data_names", "math500", "--data_dir", "/nowhere"], "expected a folder in --benchmark_dir"),
         (["--prompt_type", "qwen-box"], "qwen-boxed"),
         (["--use_vllm"], "backend vllm is not installed"),
         (["--temperature", "-1"], "expected temperature 0 (greedy)"),

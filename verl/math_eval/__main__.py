@@ -88,7 +88,9 @@ def parser() -> argparse.ArgumentParser:
         help="comma-separated benchmarks, or paths of jsonl/parquet files; default: the paper's five",
     )
     data.add_argument(
-        "--benchmark_dir", help="local copies: <name>.jsonl or <name>/test.jsonl, also parquet; else the hub"
+        "--benchmark_dir",
+        "--data_dir",
+        help="local copies: <name>.jsonl or <name>/test.jsonl, also parquet; else the hub",
     )
     data.add_argument("--question_key", default="question", help="column of your own file; dots reach into structures")
     data.add_argument("--answer_key", default="answer", help="column of your own file; dots reach into structures")
