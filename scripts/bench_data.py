@@ -10,6 +10,7 @@ rows without box, in French, of no text. 859,494 rows took the time and memory i
 """
 
 import argparse
+import contextlib
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ import tempfile
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[1]
 ROWS = 859_494
@@ -114,6 +116,26 @@ def write_tokenizer(folder: Path, language: Language) -> None:
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<eos>").save_pretrained(folder)
 
 
+def make_data(folder: Path, rows: int, seed: int) -> dict[str, Any]:
+    """Rows, benchmark and tokenizer in ``folder``, unless they are there; returns what was asked for and planted."""
+    asked = {"rows": rows, "seed": seed}
+    if (folder / "made.json").exists():
+        made = json.loads((folder / "made.json").read_text(encoding="utf-8"))
+        if {key: made[key] for key in asked} != asked:
+            raise SystemExit(f"error: {folder} holds other data: {made}")
+        return made
+    folder.mkdir(parents=True, exist_ok=True)
+    print(f"writing {rows} rows", flush=True)
+    language, rng = Language(seed), random.Random("benchmark")
+    benchmark = [language.row(rng)["problem"] for _ in range(500)]
+    lines = (json.dumps({"question": text, "answer": "1"}) + "\n" for text in benchmark)
+    (folder / "bench.jsonl").write_text("".join(lines), encoding="utf-8")
+    write_tokenizer(folder / "tokenizer", language)
+    made = {**asked, "planted": dict(write_rows(folder / "train.jsonl", rows, benchmark, language, seed))}
+    (folder / "made.json").write_text(json.dumps(made), encoding="utf-8")
+    return made
+
+
 def measured(command: list[str]) -> tuple[dict[str, float], str]:
     """Wall and processor seconds and peak resident GiB of the process, and what it printed."""
     start = time.monotonic()
@@ -132,23 +154,21 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=ROWS, help="default: %(default)s")
     parser.add_argument("--out", default="benchmarks/results/data.json", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", help="keep the data here, and use it again (default: a temporary folder)")
+    parser.add_argument("--make_only", action="store_true", help="make the data in --folder, measure nothing")
     args = parser.parse_args()
-    with tempfile.TemporaryDirectory(prefix="bench-data-") as name:
+    with contextlib.ExitStack() as stack:
+        name = args.folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-data-"))
         folder = Path(name)
-        language = Language(args.seed)
-        rng = random.Random("benchmark")
-        benchmark = [language.row(rng)["problem"] for _ in range(500)]
-        lines = (json.dumps({"question": text, "answer": "1"}) + "\n" for text in benchmark)
-        (folder / "bench.jsonl").write_text("".join(lines), encoding="utf-8")
-        write_tokenizer(folder / "tokenizer", language)
-        print(f"writing {args.rows} rows", flush=True)
-        planted = write_rows(folder / "train.jsonl", args.rows, benchmark, language, args.seed)
+        made = make_data(folder, args.rows, args.seed)
         size = (folder / "train.jsonl").stat().st_size
+        if args.make_only:
+            return
         script = str(ROOT / "examples" / "data_preprocess" / "from_files.py")
         options = ["--source", str(folder / "train.jsonl"), "--local_dir", str(folder / "out")]
         options += ["--question_key", "problem", "--answer_key", "solution", "--filter", "text", "box", "exact", "near"]
         options += ["--language", "en", "--tokenizer", str(folder / "tokenizer"), "--max_length", "2048"]
-        options += ["--decontaminate", str(folder / "bench.jsonl")]
+        options += ["--decontaminate", str(folder / "bench.jsonl"), "--overwrite"]
         load = os.getloadavg()[0]
         used, printed = measured([sys.executable, script, *options])
         report = json.loads((folder / "out" / "train.report.json").read_text(encoding="utf-8"))
@@ -161,7 +181,7 @@ def main() -> None:
         "limits": LIMITS,
         "within_limits": used["seconds"] <= LIMITS["seconds"] and used["peak_gib"] <= LIMITS["gib"],
         "load_average_before": round(load, 1),
-        "planted": dict(planted),
+        "planted": made["planted"],
         "rows_out": report["rows_out"],
         "dropped": {each["reason"]: each["rows"] for each in report["dropped"]},
         "machine": {"cpus": os.cpu_count(), "cpu": _cpu(), "python": platform.python_version()},

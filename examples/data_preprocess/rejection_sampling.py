@@ -94,13 +94,13 @@ def open_questions(args: argparse.Namespace) -> tuple[Source, str, str]:
     return source, question_key, gold_key
 
 
-def read_questions(args: argparse.Namespace) -> tuple[list[Question], Counts]:
-    """The selected questions that can be asked and graded; the others are counted."""
+def read_questions(args: argparse.Namespace) -> list[Question]:
+    """The selected questions that can be asked and graded; the others are counted and printed."""
     source, question_key, gold_key = open_questions(args)
     selection = Selection(args.train_start, args.train_end, args.seed, args.first)
     numbers = selection.row_numbers(source.num_rows)
     counts, questions = Counts(), []
-    for index, example in enumerate(source.rows()):
+    for index, example in enumerate(tqdm(source.rows(), desc="reading", total=source.num_rows, disable=None)):
         if index not in numbers:
             continue
         counts.rows_in += 1
@@ -117,7 +117,7 @@ def read_questions(args: argparse.Namespace) -> tuple[list[Question], Counts]:
     print(f"questions: {source.name}; {selection}\n" + "\n".join(counts.lines()))
     if not questions:
         raise ValueError(f"no question of {source.name} can be asked; see the reasons above")
-    return questions, counts
+    return questions
 
 
 # --- samples ------------------------------------------------------------------------------------------------------
@@ -153,7 +153,8 @@ def draw_samples(args: argparse.Namespace, questions: Sequence[Question]) -> Non
     try:
         chosen = choose_format(args.prompt_type, backend.folder, backend.tokenizer)
         warnings = (chosen.warning,) if chosen.warning else ()
-        evaluation = Evaluation(Path(args.model).name, Path(args.local_dir).expanduser(), chosen.format.name, warnings)
+        label = "/".join(Path(args.model).parts[-2:])
+        evaluation = Evaluation(label, Path(args.local_dir).expanduser(), chosen.format.name, warnings)
         print(f"{args.model} under the prompt format {chosen.format.name}, stops at {', '.join(chosen.format.stop)}")
         for warning in warnings:
             print(f"warning: {warning}", file=sys.stderr)
@@ -266,7 +267,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     out = Path(args.local_dir).expanduser() / "train.parquet"
     if not args.dry_run:
         check_free(out, args.overwrite)
-    questions, _ = read_questions(args)
+    filters = build_filters(args)  # before hours of sampling: the benchmarks may be out of reach
+    questions = read_questions(args)
     if not (args.dry_run or args.reuse_samples):
         if not args.model:
             raise ValueError("expected --model, the model to sample from; or --reuse_samples")
@@ -284,7 +286,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         print(f"{missing} questions lack some of their samples, and are not looked at")
     if not groups:
         raise ValueError(f"no question of {args.source} has its {count} samples in {store.folder}")
-    write_rows(groups, rules, store.settings, build_filters(args), None if args.dry_run else out)
+    write_rows(groups, rules, store.settings, filters, None if args.dry_run else out)
 
 
 def write_rows(

@@ -13,6 +13,7 @@ from tiny_model import save_tiny_model
 from verl.dft import diagnose, forecast
 from verl.dft.dataset import tokenize_files
 from verl.dft.forecast import TargetTokens, advise, deciles, forecast_sums, most_ignored, short_form, summary
+from verl.dft.objectives import objective
 
 
 def target_tokens(p, ids=None, first=None, stop=None, entropy=None) -> TargetTokens:
@@ -155,6 +156,10 @@ def test_advice_at_the_published_points(mean_p, impossible, stop_p, flags):
     assert advice.flags == flags
     assert f"{mean_p:.2f}" in advice.reasons[0]
     assert ("objective.floor=0.1" in advice.text()) == (impossible == 0.3)
+    options = dict(flag.removeprefix("objective.").split("=") for flag in advice.flags)
+    full = options.pop("full_weight_tokens", None)
+    made = objective(options.pop("name"), full_weight=full == "eos", **{k: float(v) for k, v in options.items()})
+    assert made is not None  # the trainer knows every flag that is advised
 
 
 def test_sums_of_parts_add_up_to_the_short_form_of_the_whole():

@@ -230,6 +230,7 @@ def test_other_settings_do_not_mix_with_the_samples_there(tmp_path, tiny_model, 
         (["--pass_rate", "1"], "such as 0.1:0.9"),
         (["--reuse_samples"], "expected the samples of a run"),
         (["--prompt_type", "nonsense"], "expected a prompt type"),
+        (["--decontaminate", "nonsense"], "expected a benchmark out of"),  # not after hours of sampling
     ],
 )
 def test_mistakes_are_told_before_a_model_is_loaded(tmp_path, questions, more, message):
