@@ -34,7 +34,7 @@ _CHARACTERS = {
     "÷": "/", "⁄": "/", "∞": "\\infty ", "≤": "\\leq ", "⩽": "\\leq ", "≥": "\\geq ", "⩾": "\\geq ",
     "≠": "\\ne ", "≈": "\\approx ",
     "±": "\\pm ", "∓": "\\mp ", "∪": "\\cup ", "∩": "\\cap ", "∈": "\\in ", "∅": "\\emptyset ",
-    "°": "^\\circ ", "。": ".", "¢": "\\text{ cents}", "℃": "^\\circ C", "℉": "^\\circ F",
+    "或": " or ", "和": " and ", "°": "^\\circ ", "。": ".", "¢": "\\text{ cents}", "℃": "^\\circ C", "℉": "^\\circ F",
     "⟨": "\\langle ", "⟩": "\\rangle ", "〈": "\\langle ", "〉": "\\rangle ", "ℝ": "\\mathbb{R}",
     "∣": "|", "\u00a0": " ",
     "⌊": "\\lfloor ", "⌋": "\\rfloor ", "⌈": "\\lceil ", "⌉": "\\rceil ",
@@ -86,6 +86,7 @@ _ANGLED = re.compile(r"^\s*<([^<>=]*,[^<>=]*)>\s*$")
 _DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?")
 _IGNORED = names("hspace vspace phantom color textcolor label tag")  # with their argument
 _SPELT_EXPONENT = re.compile(rf"(?<=\d)\s*{TEXT}\s*[eE]\s*{END}\s*(-?\d+)")
+_CHINESE = re.compile(rf"({TEXT}[^{END}]*{END})|([\u4e00-\u9fff]+)")
 _MODULO = re.compile(rf"{TEXT}\s*\(\s*mod\s*{END}\s*(\d+|[a-z])\s*{TEXT}?\s*\)\s*{END}?")
 _ORDINAL = re.compile(rf"(?<![\d.])(\d+)\s*(?:\^\s*\{{?)?\s*{TEXT}?(?:st|nd|rd|th){END}?\}}?(?![a-zA-Z])")
 _DOTS = re.compile(r"(?<![\d.])(\d*\.)(\d{2,60})\s*(?:\.{3}|\\(?:ldots|dots|cdots)(?![a-zA-Z]))")
@@ -127,6 +128,7 @@ def normalize(answer: str) -> str:
     text = _one_line(text)
     text = re.sub(r"\$+|\\[()]|(?<!\\)\\\[|(?<!\\)\\\]", " ", text)
     text = _commands(text)
+    text = _CHINESE.sub(lambda m: m[1] or f"{TEXT}{m[2]}{END}", text)
     text = re.sub(r"\\\{\s*\\\}", r"\\emptyset ", text)
     text = _CHOICE_OF.sub(r"\\\1(\2)", text)
     text = _fractions(text)

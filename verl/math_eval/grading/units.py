@@ -89,6 +89,7 @@ _PLAIN_UNIT = re.compile(
     re.DOTALL,
 )
 _WORDS_BEHIND = re.compile(r"(?P<value>-?\d[\d.,/]*)\s+(?P<unit>(?:sq\.|cu\.|[a-z]{3,20})(?:\s+[a-z]{2,20}){0,4})")
+_IN_PARENTHESES = re.compile(r"(?P<value>-?\d[\d.,/:]*)\s+\((?P<unit>[a-z]{3,20}(?:\s+[a-z]{2,20}){0,4})\)")
 _MARKED = rf"{TEXT}[^{TEXT}{END}]*{END}"
 _MARKED_UNIT = re.compile(
     rf"(?P<value>.*?[^\s{TEXT}{END}*])[\s*]*"
@@ -131,6 +132,7 @@ def split_unit(text: str) -> Quantity:
             return Quantity(match["value"].strip(), percent=True)
         return Quantity(text)
     match = _MARKED_UNIT.fullmatch(text) or _PLAIN_UNIT.fullmatch(text) or _WORDS_BEHIND.fullmatch(text)
+    match = match or _IN_PARENTHESES.fullmatch(text)
     if match is None or _NOT_UNITS.search(match["unit"]) or not _is_value(match["value"].strip()):
         return Quantity(text)
     plain = re.sub(rf"[\s{TEXT}{END}]", "", match["unit"]).casefold()
