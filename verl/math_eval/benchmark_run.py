@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from verl.math_eval.backends.base import Backend
 
 TEMPLATE_FIELDS = ("kind", "template", "template_kwargs", "stop")  # what of a prompt format can change a sample
+TOGETHER = 16  # samples graded in one go, where so many wait: the grader's workers share them
 
 
 class BenchmarkRun:
@@ -108,22 +109,24 @@ class BenchmarkRun:
         # One thread grades and writes while the model goes on: a grade that takes long must not stop a GPU.
         with _progress_bar(self, len(done)) as bar, ThreadPoolExecutor(1) as grader:
             meter = _TokenMeter(bar)
-            finished: deque[Completion] = deque()
+            finished: deque[Sequence[Completion]] = deque()
             writes: deque[Future] = deque()
             batches = self.backend.generate(self.requests, self.options.sampling, self.format.stop, meter.add, done)
             for completions in batches:
-                finished.extend(completions)
+                finished.append(completions)
                 writes.append(grader.submit(self._write, finished))
                 while writes and writes[0].done():
                     bar.update(writes.popleft().result())
             for write in writes:
                 bar.update(write.result())
 
-    def _write(self, finished: "deque[Completion]") -> int:
-        """Grade and store all that is finished by now, together: an engine that gives one sample at a time must not
-        make the grader take one at a time.
+    def _write(self, finished: "deque[Sequence[Completion]]") -> int:
+        """Grade and store what is finished, at least TOGETHER if there are: an engine that hands over one sample at a
+        time must not make the grader take one at a time.
         """
-        taken = [finished.popleft() for _ in range(len(finished))]
+        taken: list[Completion] = []
+        while finished and len(taken) < TOGETHER:
+            taken += finished.popleft()
         self.store.append(graded(map(self._record, taken), self.store.settings["grading"]))
         return len(taken)
 
