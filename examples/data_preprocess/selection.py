@@ -86,7 +86,8 @@ def _own_reason(sample: Sample, rules: Rules) -> str | None:
     if sample["finish_reason"] == "prompt_too_long":
         return "prompt too long for the model"
     if not sample["correct"]:
-        return "wrong answer" if sample["status"] == "graded" else f"not graded ({sample['status']})"
+        reasons = {"graded": "wrong answer", "no_answer": "no answer found"}
+        return reasons.get(sample["status"], f"not graded ({sample['status']})")
     if rules.drop_truncated and sample["finish_reason"] != "stop":
         return "cut at the token limit"
     return None

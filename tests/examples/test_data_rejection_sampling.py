@@ -36,6 +36,7 @@ def test_all_correct_samples_are_kept_by_default_and_every_other_has_a_reason():
         sample(),
         sample(False),
         sample(False, status="timeout"),
+        sample(False, status="no_answer"),
         sample(False, finish_reason="prompt_too_long"),
         sample(finish_reason="length"),
         sample(),
@@ -44,11 +45,12 @@ def test_all_correct_samples_are_kept_by_default_and_every_other_has_a_reason():
         None,
         "wrong answer",
         "not graded (timeout)",
+        "no answer found",
         "prompt too long for the model",
         None,
         None,
     ]
-    assert kept(samples, drop_truncated=True) == [0, 5]
+    assert kept(samples, drop_truncated=True) == [0, 6]
     assert kept(samples, drop_duplicates=True) == [0]
 
 
