@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from filters import Filter, add_filter_options, apply_filters, build_filters
-from rows import DropRow, training_schema
+from rows import DropRow, row_texts, training_schema
 from sources import Row, Source, chunks, open_source, splits_of
 from tqdm import tqdm
 
@@ -221,7 +221,7 @@ def write_parquet(rows: Iterable[Row], path: Path, schema: pa.Schema) -> None:
 
 
 def _characters(row: Row) -> int:
-    return sum(len(row["extra_info"][name] or "") for name in ("question", "answer"))
+    return sum(map(len, row_texts(row)))
 
 
 def report_path(path: Path) -> Path:
@@ -305,19 +305,23 @@ def prepare(
     training split only: a test set is scored as it is. extra_columns: those that ``row`` adds at the top.
     """
     selection = Selection(args.train_start, args.train_end, args.seed, args.first)
-    splits = splits_of(args.source, splits)
-    trained = "train" if "train" in splits else splits[0] if len(splits) == 1 and splits[0] != "test" else None
+    found = splits_of(args.source, splits)
+    trained = splits[0] if len(splits) == 1 else "train" if "train" in found else None
+    splits = found
     if trained is None and not selection.whole:
         raise ValueError(f"--train_start and --train_end choose training rows, found none in --source {args.source}")
     paths = {split: Path(args.local_dir).expanduser() / f"{split}.parquet" for split in splits}
     for path in paths.values():
         check_free(path, args.overwrite)
     opened = {split: open_source(args.source, split, columns, config) for split in splits}
+    filters = build_filters(args)
+    if trained is None and filters:
+        raise ValueError(f"filters apply to training rows, found none in --source {args.source}; leave the options out")
     for split, source in opened.items():
         if extra_columns:
             source = source.with_columns(extra_columns)
-        chosen, filters = (selection, build_filters(args)) if split == trained else (None, [])
-        write_split(source, row, split, paths[split], chosen, extra_info, filters, args.overwrite)
+        chosen, used = (selection, filters) if split == trained else (None, [])
+        write_split(source, row, split, paths[split], chosen, extra_info, used, args.overwrite)
     return list(paths.values())
 
 

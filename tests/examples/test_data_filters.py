@@ -3,6 +3,7 @@
 import argparse
 import json
 
+import from_files
 import gsm8k
 import pyarrow.parquet as pq
 import pytest
@@ -211,3 +212,18 @@ def test_a_script_reports_what_each_filter_did(tmp_path, jsonl, capsys):
     printed = capsys.readouterr().out
     for word in ("rows in 6, rows out 1, dropped 5", "filter contamination: ", "compared with 1 questions of own"):
         assert word in printed
+
+
+def test_filters_without_training_rows_are_refused_and_a_test_set_stays_whole(tmp_path, jsonl):
+    rows = [{"question": LONG, "answer": "Steps.\n#### 5"}] * 2
+    source = jsonl("test.jsonl", rows)
+    options = ["--local_dir", str(tmp_path / "out"), "--filter", "exact"]
+    with pytest.raises(ValueError, match="filters apply to training rows"):
+        gsm8k.main(["--source", str(source), *options])
+    jsonl("train.jsonl", rows)
+    gsm8k.main(["--source", str(tmp_path), *options])
+    assert [len(pq.read_table(tmp_path / "out" / f"{split}.parquet")) for split in ("train", "test")] == [1, 2]
+    from_files.main(
+        ["--source", str(source), "--split", "test", "--local_dir", str(tmp_path / "b"), "--filter", "exact"]
+    )
+    assert len(pq.read_table(tmp_path / "b" / "test.parquet")) == 1  # the one split that was asked for
