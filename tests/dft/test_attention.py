@@ -1,9 +1,13 @@
 """Packed attention against each row computed alone in float64."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+import verl.dft.attention as packed
 from verl.dft.attention import PackedRows, attention
+from verl.dft.engine import DFTEngine
 
 HEADS, KV_HEADS, SIZE = 6, 2, 8
 
@@ -66,3 +70,32 @@ def test_a_window_that_no_row_exceeds_is_no_window():
     query, key, value = tensors(6)
     rows = PackedRows(torch.tensor([0, 4, 6]))
     attention(CausalLayer(), query, key, value, None, packed_rows=rows, sliding_window=4)
+
+
+def kernel_in_torch(query, key, value, cu_seq_q, cu_seq_k, max_q, max_k, *, scale, window_size, enable_gqa):
+    """The contract of torch.nn.attention.varlen.varlen_attn, whose kernel needs a GPU."""
+    assert cu_seq_q.dtype == torch.int32 and torch.equal(cu_seq_q, cu_seq_k)
+    assert max_q == max_k == int(cu_seq_q.diff().max()) and window_size == (-1, 0) and enable_gqa
+    assert query.shape[1:] == (HEADS, SIZE) and key.shape[1:] == value.shape[1:] == (KV_HEADS, SIZE)
+    batched = [x.transpose(0, 1).unsqueeze(0) for x in (query, key, value)]
+    rows = zip(cu_seq_q[:-1].tolist(), cu_seq_q[1:].tolist(), strict=True)
+    return torch.cat([one_row(*(x[:, :, a:b] for x in batched), scaling=scale) for a, b in rows])
+
+
+def test_the_kernel_for_packed_rows_is_asked_for_the_same_as_the_groups_compute(monkeypatch):
+    monkeypatch.setattr(packed, "varlen_attn", kernel_in_torch)
+    lengths = [3, 1, 40, 7]
+    query, key, value = (x.squeeze(0).transpose(0, 1) for x in tensors(sum(lengths)))
+    rows = PackedRows(torch.tensor([0, *lengths]).cumsum(0))
+    by_kernel = packed._packed_kernel(query, key, value, rows, 0.3)
+    torch.testing.assert_close(by_kernel, packed._by_groups(query, key, value, rows, 0.3, 0.0))
+
+
+@pytest.mark.parametrize("heads, pairs, shards", [(6, 6, 4), (6, 3, 2), (12, 4, 3)])
+def test_heads_that_cannot_be_shared_out_are_refused(heads, pairs, shards):
+    config = SimpleNamespace(num_attention_heads=heads, num_key_value_heads=pairs)
+    engine = SimpleNamespace(model_config=SimpleNamespace(hf_config=config), ulysses_sequence_parallel_size=shards)
+    with pytest.raises(ValueError, match=f"ulysses_sequence_parallel_size={shards} to divide the model's {heads}"):
+        DFTEngine._check_heads(engine)
+    engine.ulysses_sequence_parallel_size = 1
+    DFTEngine._check_heads(engine)

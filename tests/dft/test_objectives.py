@@ -1,6 +1,9 @@
 """The gradient of each objective against its closed form, and the mutants that this test must kill."""
 
+import inspect
 import math
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -269,3 +272,23 @@ def test_no_target_still_gives_a_loss_with_a_gradient():
     nothing = torch.zeros(0, dtype=torch.long)
     plain_objective(logits[nothing], nothing, objective("dft"), 1)[0].backward()
     assert torch.equal(logits.grad, torch.zeros_like(logits))
+
+
+DOCS = Path(__file__).parents[2] / "docs" / "objectives.md"
+
+
+def test_the_page_on_objectives_names_each_with_its_options_and_defaults():
+    columns = [line.split("|") for line in DOCS.read_text().splitlines() if line.startswith("| `")]
+    rows = [(name.strip(" `"), options) for _, name, _, options, *_ in columns]
+    assert sorted(name for name, _ in rows) == objective_names()
+    for name, options in rows:
+        signature = inspect.signature(objective(name).function).parameters.values()
+        expected = {p.name: p.default for p in signature if p.kind is p.KEYWORD_ONLY}
+        assert {key: float(value) for key, value in re.findall(r"`(\w+)` \(([\d.]+)\)", options)} == expected
+
+
+def test_the_objective_that_the_page_gives_as_an_example_works(tmp_path):
+    code = re.search(r"```python\n(.*?)```", DOCS.read_text(), flags=re.S).group(1)
+    (tmp_path / "mine.py").write_text(code)
+    losses = objective("focal", path=str(tmp_path / "mine.py"), gamma=3)(torch.tensor([0.5]).log())
+    assert losses.tolist() == pytest.approx([0.5**3 * math.log(2)])

@@ -88,6 +88,14 @@ def test_the_first_row_is_shown_with_its_mask_and_the_rows_are_counted(finished)
     assert "data.val_files: 13 rows in, 13 kept" in output
 
 
+def test_the_forecast_and_the_memory_of_activations_are_told_once(finished):
+    _, (first, again, whole) = finished
+    for output in (first, whole):
+        assert output.count("Before the first update, on its batch: forecast on ") == 1
+        assert output.count("Activations of the layers for 8192 tokens") == 1
+    assert "forecast" not in again
+
+
 def test_a_started_again_run_goes_on_where_it_was_and_ends_the_same(finished):
     out, outputs = finished
     assert "Going on from" in outputs[1] and "Going on from" not in outputs[2]

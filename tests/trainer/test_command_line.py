@@ -5,7 +5,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from verl.trainer.fsdp_dft_trainer.checks import complete_config
+from verl.trainer.fsdp_dft_trainer.checks import complete_config, training_objective
 from verl.trainer.fsdp_dft_trainer.command_line import REFUSED, alias_pairs, compose_config
 
 # The README of the original repository, section "Launch Training", as the shell hands it over.
@@ -228,8 +228,20 @@ def test_verls_own_names_work():
         (MINIMAL[:1], "expected model.partial_pretrain=..., found nothing"),
         ([*MINIMAL, "data.val_files=none.parquet"], "data.val_files: expected a parquet file, found nothing"),
         ([*MINIMAL, "data.prompt_key=prompt"], "expected the column prompt in a.parquet; found question, answer"),
-        ([*MINIMAL, "objective.name=dtf"], "one of dft, sft; found 'dtf'"),
-        ([*MINIMAL, "objective.floor=0.1"], "no options; found floor"),
+        (
+            [*MINIMAL, "objective.name=dtf"],
+            "threshold, trim, or a function of the file objective.path=...; found 'dtf'",
+        ),
+        ([*MINIMAL, "objective.flor=0.1"], "has the options floor, mix, power; found flor"),
+        ([*MINIMAL, "objective.floor=2"], "objective.floor to be in [0, 1]; found 2"),
+        ([*MINIMAL, "objective.full_weight_tokens=all"], "full_weight_tokens to be eos or null; found 'all'"),
+        ([*MINIMAL, "objective.label_smoothing=0.1"], "label_smoothing is not supported"),
+        ([*MINIMAL, "objective.path=none.py"], "objective.path=none.py is not a file"),
+        ([*MINIMAL, "model.activation_checkpointing=some"], "full, selective, off; found 'some'"),
+        (
+            [*MINIMAL, "model.activation_checkpointing=full", "model.enable_gradient_checkpointing=False"],
+            "contradicts model.enable_gradient_checkpointing=False",
+        ),
         ([*MINIMAL, "data.train_batch_size=6", "data.micro_batch_size_per_gpu=4"], "to divide the 6 rows"),
         (
             [*MINIMAL, "data.micro_batch_size_per_gpu=4", "data.use_dynamic_bsz=true"],
@@ -257,6 +269,26 @@ def test_mistakes_get_one_sentence(flags, message):
 def test_refused_flags_name_the_replacement(flag):
     with pytest.raises(ValueError, match=f"{flag} is not supported by this trainer: "):
         compose_config([f"{flag}=1"])
+
+
+@pytest.mark.parametrize(
+    "flags, kind",
+    [
+        ([], "full"),
+        (["model.enable_gradient_checkpointing=False"], "off"),
+        (["model.activation_checkpointing=off"], "off"),
+        (["model.activation_checkpointing=selective"], "selective"),
+    ],
+)
+def test_checkpointing_has_one_setting_under_two_names(flags, kind):
+    config = complete_config(compose_config([*MINIMAL, *flags]), say=lambda text: None)
+    assert config.model.activation_checkpointing == kind
+
+
+def test_options_of_an_objective_need_no_plus():
+    config = complete_config(compose_config([*MINIMAL, "objective.floor=0.1", "objective.full_weight_tokens=eos"]))
+    made = training_objective(config)
+    assert dict(made.options) == {"floor": 0.1} and made.full_weight
 
 
 def test_the_batch_must_divide_by_the_ranks(monkeypatch):

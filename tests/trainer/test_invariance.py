@@ -32,6 +32,7 @@ BATCHING = {
     "token-budget": ["data.max_token_len_per_gpu=300"],
     "transformers-attention": ["data.max_token_len_per_gpu=300", "model.override_config.attn_implementation=sdpa"],
     "no-checkpointing": ["data.max_token_len_per_gpu=300", "model.enable_gradient_checkpointing=false"],
+    "selective": ["data.max_token_len_per_gpu=300", "model.activation_checkpointing=selective"],
     "bucketed": ["data.max_token_len_per_gpu=300", "engine.pad_to_length=true", "engine.pad_to_length_bucket=64"],
     "ulysses": ["data.max_token_len_per_gpu=300", "ulysses_sequence_parallel_size={ranks}"],
 }

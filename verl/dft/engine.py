@@ -13,11 +13,13 @@ import torch
 from tensordict import TensorDict
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
+from verl.utils.torch_dtypes import PrecisionType
 from verl.utils.torch_functional import get_wsd_schedule_with_warmup
 from verl.workers.engine import EngineRegistry
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
-from verl.dft import attention
+from verl.dft import activations, attention
+from verl.dft.forecast import forecast_sums
 from verl.dft.fused_head import linear_objective
 from verl.dft.metrics import ModelFlops, token_sums
 from verl.dft.objectives import Objective, objective
@@ -43,6 +45,10 @@ class DFTEngine(FSDPEngineWithLMHead):
     wants_reference: bool = False  # whether an objective compares with the initial model
     wants_fused_head: bool = True
     fused: bool = False  # whether the fused head is used
+    activation_checkpointing: str = "full"  # see verl.dft.activations
+    activation_bytes: dict[str, float]  # per token and kind of checkpointing, on rank 0
+    compiles_layers: bool = False
+    forecasts: bool = False  # whether the sums of verl.dft.forecast are taken as well
     flops: ModelFlops
     reference: Reference
 
@@ -62,6 +68,12 @@ class DFTEngine(FSDPEngineWithLMHead):
         self._check_heads()
         module = super()._build_module()
         self.flops = ModelFlops.of(module, self.model_config.hf_config)  # before sharding hides the shapes
+        if self.rank == 0:  # the only rank that holds numbers at this point
+            self.activation_bytes = activations.bytes_per_token(module, self.compute_dtype)
+        activations.apply(module, self.activation_checkpointing)
+        if self.compiles_layers:
+            for layer in activations.layers_of(module):
+                layer.compile(dynamic=True)
         return module
 
     def _build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
@@ -108,7 +120,8 @@ class DFTEngine(FSDPEngineWithLMHead):
     @property
     def compute_dtype(self) -> torch.dtype:
         """Of the matrix products; the master weights may be wider."""
-        return self._autocast_dtype
+        precision: Any = self.engine_config.mixed_precision  # filled in by the trainer's checks
+        return PrecisionType.to_dtype(precision["param_dtype"])
 
     # ---------------------------------------------------------------- one micro-batch
 
@@ -129,7 +142,10 @@ class DFTEngine(FSDPEngineWithLMHead):
             loss, found = head(inputs, targets, loss_function, denominator / torch.distributed.get_world_size())
         is_stop = targets.ids == self.stop_token_id
         sums = token_sums(found["losses"], found["log_probs"], found["hits"], is_stop)
-        return loss, {"loss": loss.detach(), "metrics": {"sums": sums}}
+        metrics = {"sums": sums}
+        if self.forecasts:
+            metrics["forecast"] = forecast_sums(found["log_probs"], is_stop)
+        return loss, {"loss": loss.detach(), "metrics": metrics}
 
     def _targets(self, on_host: TensorDict, inputs: dict[str, Any], is_packed: bool) -> Targets:
         borders = on_host["input_ids"].offsets()

@@ -23,6 +23,8 @@ from verl.dft.statistics import ROWS, statistics_of
 # for their bf16 gradient. Smaller chunks read the weight, and add to its gradient, more often.
 CPU_ROWS = 256
 GPU_ROWS = 2048
+# On a CPU the elementwise passes go over a few rows at a time, which stay in its cache from the first to the last pass.
+CPU_CACHE_ROWS = 4
 
 
 def linear_objective(
@@ -127,21 +129,22 @@ class _Work:
                 chunk = slice(start, start + self.rows)
                 h = hidden[chunk]
                 logits = multiply.logits(h, buffer[: len(h)])
-                losses, d_logits = self._logit_gradient(logits, chunk, d_hidden is not None or d_weight is not None)
-                loss += losses.sum() * self.scale
-                if d_logits is None or len(h) == 0:
+                step = max(len(h), 1) if hidden.is_cuda else CPU_CACHE_ROWS
+                for first in range(0, max(len(h), 1), step):
+                    rows = slice(first, first + step)
+                    losses = self._to_gradient(logits[rows], slice(start + first, start + min(first + step, len(h))))
+                    loss += losses.sum() * self.scale
+                if (d_hidden is None and d_weight is None) or len(h) == 0:
                     continue
-                d_logits = multiply.narrow(d_logits)
+                d_logits = multiply.narrow(logits)
                 if d_hidden is not None:
                     multiply.gradient_of_hidden(d_logits, d_hidden[chunk])
                 if d_weight is not None:
                     multiply.add_gradient_of_weight(d_logits, h, d_weight, first=start == 0)
         return loss
 
-    def _logit_gradient(
-        self, logits: torch.Tensor, chunk: slice, wanted: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """The losses ``(n,)`` of a chunk and, in the memory of its logits ``(n, V)``, their gradient."""
+    def _to_gradient(self, logits: torch.Tensor, chunk: slice) -> torch.Tensor:
+        """The losses ``(n,)`` of the tokens ``chunk``; turns their logits ``(n, V)``, in place, into their gradient."""
         targets = self.targets[chunk]
         column = targets.unsqueeze(1)
         given = {name: value[chunk] for name, value in self.values.items()}
@@ -165,14 +168,12 @@ class _Work:
         self.results["log_probs"].append(log_probs)
         self.results["losses"].append(losses)
         self.results["hits"].append(of_target >= largest_other)
-        if not wanted:
-            return losses, None
         d_log_probs, d_kl = d_log_probs * self.scale, d_kl * self.scale
         d_logits = others.mul_(((d_kl - d_log_probs) / total).unsqueeze(1))
         d_logits.scatter_(1, column, ((d_log_probs * rest + d_kl * own) / total).unsqueeze(1))
         if reference is not None:
             d_logits.sub_(reference.mul_(d_kl.unsqueeze(1)))
-        return losses, d_logits
+        return losses
 
     def _reference_probs(self, chunk: slice) -> torch.Tensor:
         assert self.reference is not None, "reference_kl needs the reference's hidden states and weight"

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
 from verl.utils.device import get_device_name, is_device_available
 
-from verl.dft import attention
+from verl.dft import activations, attention
 from verl.dft.dataset import RowFormat, check_files
 from verl.dft.objectives import Objective, objective
 from verl.dft.prompts import PromptFormat, resolve_prompt_format
@@ -77,7 +77,8 @@ def prompt_format(config: DictConfig, tokenizer: Any) -> PromptFormat:
         raise ValueError(
             f"expected data.response_end to be one token of the tokenizer, found {stop!r}. Generation stops at a token."
         )
-    training = {"objective": dict(config.objective), "model": config.model.path}
+    chosen = {key: value for key, value in config.objective.items() if value is not None}
+    training = {"objective": chosen, "model": config.model.path}
     return dataclasses.replace(made, stop=(stop,), training=training)
 
 
@@ -251,6 +252,25 @@ def _complete_model(config: DictConfig, say: Any) -> None:
             "of a weight is lost. fp32 keeps master weights and still multiplies in bf16."
         )
     _complete_attention(config)
+    _complete_checkpointing(config)
+
+
+def _complete_checkpointing(config: DictConfig) -> None:
+    model = config.model
+    kind, enabled = model.activation_checkpointing, model.enable_gradient_checkpointing
+    if kind is None:
+        model.activation_checkpointing = "full" if enabled else "off"
+    elif kind is False:  # YAML reads a bare off so
+        model.activation_checkpointing = "off"
+    elif kind not in activations.KINDS:
+        raise ValueError(
+            f"expected model.activation_checkpointing to be one of {', '.join(activations.KINDS)}; found {kind!r}"
+        )
+    if kind in ("full", "selective") and not enabled:
+        raise ValueError(
+            f"model.activation_checkpointing={kind} contradicts model.enable_gradient_checkpointing=False. "
+            "Give one of them."
+        )
 
 
 def _complete_attention(config: DictConfig) -> None:

@@ -26,6 +26,7 @@ from verl.workers.config import HFModelConfig
 from verl.dft.batches import TrainBatches, validation_batches
 from verl.dft.dataset import TokenizedRows, check_files, decoded_example, share_within_node, tokenize_files
 from verl.dft.engine import DFTEngine
+from verl.dft.forecast import short_form
 from verl.dft.metrics import SUMS, MetricsFile, summarize
 from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints, verl_contents
 from verl.trainer.fsdp_dft_trainer.checks import needed_columns, prompt_format, row_format, training_objective
@@ -122,6 +123,8 @@ class DFTTrainer(SFTTrainer):
         self.engine.full_weight_ids = (self.engine.stop_token_id, *self.tokenizer.all_special_ids)
         self.engine.wants_reference = self.objective.needs_reference
         self.engine.wants_fused_head = self.config.model.fused_head
+        self.engine.activation_checkpointing = self.config.model.activation_checkpointing
+        self.engine.compiles_layers = self.config.model.compile_layers
 
     def _build_dataloader(self) -> None:
         known = isinstance(self.train_dataset, TokenizedRows)
@@ -144,6 +147,8 @@ class DFTTrainer(SFTTrainer):
         self.test_freq = steps if trainer.test_freq == "after_each_epoch" else trainer.test_freq
         self.optimizer_config.total_training_steps = self.total_training_steps
         self.engine.initialize()
+        if self.rank == 0:
+            self._tell_activation_memory()
 
     def _build_ckpt_handler(self) -> None:
         export = "hf_model" in self.config.checkpoint.save_contents
@@ -184,6 +189,7 @@ class DFTTrainer(SFTTrainer):
         started = time.perf_counter()
         batch = self._batch([self.train_dataset[i] for i in self.batches.rows(step)])
         lr = self.engine.lr_scheduler.get_last_lr()[0]
+        self.engine.forecasts = step == 1 and self.config.trainer.diagnose
         with self.engine.train_mode():
             output = self.engine.train_batch(batch, loss_function=self.objective)
         self.engine.lr_scheduler_step()
@@ -200,6 +206,8 @@ class DFTTrainer(SFTTrainer):
         self._refuse_bad_numbers(step, metrics)
         if step == 1:
             self._warn_of_unknown_stop_token(metrics["stop_p"])
+        if self.engine.forecasts:
+            self._tell_forecast(output["metrics"]["forecast"])
         return {f"train/{name}": value for name, value in metrics.items()}
 
     def validate(self) -> dict[str, float]:
@@ -259,14 +267,30 @@ class DFTTrainer(SFTTrainer):
 
     def _warn_of_unknown_stop_token(self, stop_p: float) -> None:
         """A base model may never have seen the token that ends a response, and DFT leaves tokens at p near 0 alone."""
-        if self.rank == 0 and self.config.objective.name != "sft" and stop_p < UNKNOWN_STOP_TOKEN:
+        learns = self.objective.name == "sft" or self.objective.full_weight
+        if self.rank == 0 and not learns and stop_p < UNKNOWN_STOP_TOKEN:
             print(
                 f"warning: the model gives the token that ends a response, {self.prompt_format.stop[0]!r}, a mean "
                 f"probability of {stop_p:.2g}. DFT weighs a token with its probability, so the model may never learn "
-                "to stop. Choose a token it knows with data.response_end=..., or train with sft first; watch "
-                "train/stop_p.",
+                "to stop. Set objective.full_weight_tokens=eos, or choose a token it knows with data.response_end=...; "
+                "watch train/stop_p.",
                 flush=True,
             )
+
+    def _tell_forecast(self, sums: list[torch.Tensor]) -> None:
+        total = self._over_ranks(torch.stack(sums).sum(0))
+        if self.rank == 0:
+            print(f"Before the first update, on its batch: {short_form(total)}", flush=True)
+
+    def _tell_activation_memory(self) -> None:
+        data, sizes = self.config.data, self.engine.activation_bytes
+        tokens = data.max_token_len_per_gpu if data.use_dynamic_bsz else data.micro_batch_size_per_gpu * data.max_length
+        told = ", ".join(f"{kind} {size * tokens / 2**20:,.1f} MiB" for kind, size in sizes.items())
+        print(
+            f"Activations of the layers for {tokens} tokens, by model.activation_checkpointing: {told}. "
+            f"This run: {self.config.model.activation_checkpointing}.",
+            flush=True,
+        )
 
     def _is_due(self, step: int, every: int) -> bool:
         return step == self.total_training_steps or (every > 0 and step % every == 0)
