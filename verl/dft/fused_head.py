@@ -23,8 +23,6 @@ from verl.dft.statistics import ROWS, statistics_of
 # for their bf16 gradient. Smaller chunks read the weight, and add to its gradient, more often.
 CPU_ROWS = 256
 GPU_ROWS = 2048
-# On a CPU the elementwise passes go over a few rows at a time, which stay in its cache from the first to the last pass.
-CPU_CACHE_ROWS = 4
 
 
 def linear_objective(
@@ -129,11 +127,7 @@ class _Work:
                 chunk = slice(start, start + self.rows)
                 h = hidden[chunk]
                 logits = multiply.logits(h, buffer[: len(h)])
-                step = max(len(h), 1) if hidden.is_cuda else CPU_CACHE_ROWS
-                for first in range(0, max(len(h), 1), step):
-                    rows = slice(first, first + step)
-                    losses = self._to_gradient(logits[rows], slice(start + first, start + min(first + step, len(h))))
-                    loss += losses.sum() * self.scale
+                loss += self._to_gradient(logits, chunk).sum() * self.scale
                 if (d_hidden is None and d_weight is None) or len(h) == 0:
                     continue
                 d_logits = multiply.narrow(logits)
