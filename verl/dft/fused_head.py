@@ -127,8 +127,9 @@ class _Work:
                 chunk = slice(start, start + self.rows)
                 h = hidden[chunk]
                 logits = multiply.logits(h, buffer[: len(h)])
-                loss += self._to_gradient(logits, chunk).sum() * self.scale
-                if (d_hidden is None and d_weight is None) or len(h) == 0:
+                wanted = len(h) > 0 and (d_hidden is not None or d_weight is not None)
+                loss += self._to_gradient(logits, chunk, wanted).sum() * self.scale
+                if not wanted:
                     continue
                 d_logits = multiply.narrow(logits)
                 if d_hidden is not None:
@@ -137,8 +138,11 @@ class _Work:
                     multiply.add_gradient_of_weight(d_logits, h, d_weight, first=start == 0)
         return loss
 
-    def _to_gradient(self, logits: torch.Tensor, chunk: slice) -> torch.Tensor:
-        """The losses ``(n,)`` of the tokens ``chunk``; turns their logits ``(n, V)``, in place, into their gradient."""
+    def _to_gradient(self, logits: torch.Tensor, chunk: slice, wanted: bool) -> torch.Tensor:
+        """The losses ``(n,)`` of the tokens ``chunk``; turns their logits ``(n, V)``, in place, into their gradient.
+
+        Where no gradient is wanted, the logits are lost as well.
+        """
         targets = self.targets[chunk]
         column = targets.unsqueeze(1)
         given = {name: value[chunk] for name, value in self.values.items()}
@@ -162,6 +166,8 @@ class _Work:
         self.results["log_probs"].append(log_probs)
         self.results["losses"].append(losses)
         self.results["hits"].append(of_target >= largest_other)
+        if not wanted:
+            return losses
         d_log_probs, d_kl = d_log_probs * self.scale, d_kl * self.scale
         d_logits = others.mul_(((d_kl - d_log_probs) / total).unsqueeze(1))
         d_logits.scatter_(1, column, ((d_log_probs * rest + d_kl * own) / total).unsqueeze(1))
