@@ -176,7 +176,8 @@ class _Comparison:
         if ra.modulus and rg.modulus:
             if ra.modulus != rg.modulus:
                 return self.say(False, "another modulus")
-            return same_class(ra, rg) or self.equal(ra.value, rg.value, depth + 1)
+            same = same_class(ra, rg)
+            return self.say(True, "same remainder") if same else self.equal(ra.value, rg.value, depth + 1)
         remainder = is_remainder(ra, g) if ra.modulus else is_remainder(rg, a)
         if remainder is not None:
             return self.say(remainder, "remainder")

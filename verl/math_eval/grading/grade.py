@@ -14,7 +14,7 @@ from verl.math_eval.grading.compare import NeedsSymbolic, Verdict, answer_key, c
 from verl.math_eval.grading.extraction import extract
 from verl.math_eval.grading.workers import SymbolicPool, TimedOut, WorkerDied, shared_pool
 
-GRADER_VERSION = "3"  # raise it with every change that can change a grade: stored samples are then graded again
+GRADER_VERSION = "4"  # raise it with every change that can change a grade: stored samples are then graded again
 MODES = ("lenient", "strict")
 SECONDS = 3.0  # for all symbolic questions of one grade
 

@@ -10,7 +10,7 @@ from verl.math_eval.grading.structure import AND_OR, expand_determinants, split_
 
 _LEAD_WORDS = r"(?:the answer is|answer|approximately|approx\.?|about|roughly|exactly|only)\s*:?"
 _LEAD = re.compile(rf"(?:^|{TEXT}\s*){_LEAD_WORDS}\s*{END}?\s*=?\s*(?=\S)", re.IGNORECASE)
-_SENTENCE = re.compile(rf"{TEXT}(?:(?!\bnot\b)[^{END}])*\b(?:is|are|equals)\s*:?\s*{END}\s*(?=\S)", re.IGNORECASE)
+_SENTENCE = re.compile(rf"^{TEXT}(?:(?!\bnot\b)[^{END}])*\b(?:is|are|equals)\s*:?\s*{END}\s*(?=\S)", re.IGNORECASE)
 _SPELT_OUT = re.compile(rf"{TEXT}\s*(?:{_LEAD_WORDS})?\s*([-(]?[\d.][^{TEXT}{END}]*){END}", re.IGNORECASE)
 _YES_OR_NO = re.compile(rf"{TEXT}?\s*(yes|no)\s*[,.;:](.*)", re.IGNORECASE | re.DOTALL)
 _BECAUSE = re.compile(rf"(?<=\S){TEXT}\s*[,(]?\s*(?:since|because)\b.*", re.DOTALL)
@@ -26,7 +26,7 @@ _WORD = rf"({'|'.join(_POWERS)})\b"
 _SCALE = re.compile(rf"(.*\d)\s*(?:{TEXT}\s*{_WORD}([^{END}]*){END}|{_WORD})(.*)", re.DOTALL)
 _THEREFORE = re.compile(r"\\Rightarrow(?![a-zA-Z])")
 _ENTRY = r"(?:\{\s*(\w+)\s*\}|(\w))"
-_CHOOSE = rf"{TEXT}?\s*(C|P|nCr|nPr)\s*{END}?"  # 10 things, 3 at a time
+_CHOOSE = rf"{TEXT}?\s*(C|P|nCr|nPr)\s*{END}?"
 _COUNTS = (
     re.compile(rf"(?<![a-zA-Z\\_^]){_CHOOSE}\s*\(\s*()(\w+)\s*,\s*()(\w+)\s*\)"),  # C(10, 3)
     re.compile(rf"(?<![a-zA-Z\\])([CPA])\s*_{_ENTRY}\s*\^{_ENTRY}"),  # C_{10}^3
