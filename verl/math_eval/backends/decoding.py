@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Sequence
 import torch
 from transformers import DynamicCache
 
+from verl.math_eval.backends.cache import roomy_cache
 from verl.math_eval.generation import Request, Sampling
 
 TEXT_STOP_WINDOW = 24  # tokens decoded to look for a stop text that is not a single token
@@ -82,7 +83,7 @@ class Batch:
             mask[row, width - len(prompt) :] = 1
         ids, mask = ids.to(self.device), mask.to(self.device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
-        cache = DynamicCache(config=self.model.config)
+        cache = roomy_cache(self.model.config)
         logits = self._forward(ids, mask, positions, cache)
         row_of = {prompt: row for row, prompt in enumerate(prompts)}
         index = torch.tensor([row_of[r.prompt_ids] for r in self.requests], device=self.device)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from transformers import AutoModelForCausalLM
 
+from verl.math_eval.backends.attention import use_grouped_attention
 from verl.math_eval.backends.base import Engine, Progress
 from verl.math_eval.backends.decoding import Batch
 from verl.math_eval.backends.handout import Piece
@@ -36,6 +37,7 @@ class TransformersBackend(Engine):
         except (OSError, KeyError) as error:
             raise ValueError(f"{self.source} cannot be loaded as a model: {str(error).splitlines()[0]}") from error
         self.model = model.to(self.device).eval()  # type: ignore[arg-type]
+        use_grouped_attention(self.model)
 
     @property
     def settings(self) -> dict[str, Any]:
