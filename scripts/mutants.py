@@ -14,7 +14,8 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
-UNIT, GRID = ["tests/dft"], ["tests/trainer/test_gradients.py"]
+UNIT = [f"tests/dft/test_{name}.py" for name in ("objectives", "fused_head", "attention")]
+GRID = ["tests/trainer/test_gradients.py"]
 
 # name: (file, what stands there, what the mutant puts there, tests that should notice)
 MUTANTS = {
