@@ -12,7 +12,8 @@ from verl.dft.prompts import resolve_prompt_format
 from verl.math_eval import harness
 from verl.math_eval.__main__ import main
 from verl.math_eval.backends.transformers_backend import TransformersBackend
-from verl.math_eval.harness import EvalOptions, checkpoints_in, evaluate, model_fingerprint
+from verl.math_eval.generation import BackendOptions
+from verl.math_eval.harness import EvalOptions, checkpoints_in, evaluate, evaluate_all, model_fingerprint
 from verl.math_eval.report import write_report
 from verl.math_eval.tables import score_table
 
@@ -313,3 +314,11 @@ def test_script_hands_its_arguments_on(tmp_path):
     assert words[words.index("--model_name_or_path") + 1] == "my model"
     assert words[words.index("--n_sampling") + 1] == "16"
     assert words[-2:] == ["--seed", "3"]
+
+
+def test_a_folder_of_checkpoints_is_not_scored_through_one_server(tmp_path):
+    (tmp_path / "global_step_1" / "huggingface").mkdir(parents=True)
+    (tmp_path / "global_step_1" / "huggingface" / "config.json").write_text("{}")
+    backend = BackendOptions(str(tmp_path), base_url="http://localhost:1/v1")
+    with pytest.raises(ValueError, match="localhost:1/v1 serves one model"):
+        evaluate_all(backend, tmp_path / "out", EvalOptions(data_names=("gsm8k",)))

@@ -60,7 +60,7 @@ def test_two_engines_one_engine_and_none_draw_the_same_samples_and_deaths_change
     assert backend.described["engines"] == 1
     assert run(backend) == expected  # one engine, and the next benchmark after a death
     os.kill(processes[0], signal.SIGKILL)
-    with pytest.raises(RuntimeError, match="all engines have died"):
+    with pytest.raises(ConnectionError, match="all engines have died"):
         run(backend)
 
 

@@ -50,6 +50,11 @@ def evaluate_all(
         raise ValueError(
             "expected one model with --merge, found a folder of checkpoints: merge one checkpoint at a time"
         )
+    if steps and backend.base_url:
+        raise ValueError(
+            f"expected one model with --base_url, found a folder of checkpoints: {backend.base_url} serves one model, "
+            "which would be scored under every checkpoint's name"
+        )
     models = {step.name: (str(step), folder / step.name) for step in steps} or {"": (backend.model, folder)}
     for model, _ in models.values():
         resolve_model(model)  # before the first one is loaded

@@ -49,15 +49,15 @@ class Handout(Generic[Worker]):
     def died(self, worker: Worker) -> int:
         """The others do this worker's work, which is so many requests.
 
-        Raises RuntimeError when no worker is left, or when one sample seems to be what they die over.
+        Raises ConnectionError when no worker is left, or when one sample seems to be what they die over.
         """
         pieces = self.held.pop(worker)
         self.queue.extendleft(reversed(pieces))
         lost = [r.key for piece in pieces for r in piece]
         self.deaths.update(lost)
         if not self.held:
-            raise RuntimeError("all engines have died")
+            raise ConnectionError("all engines have died; the same command goes on with what is missing")
         for problem, sample in lost:
             if self.deaths[problem, sample] >= DEATHS_OF_A_SAMPLE:
-                raise RuntimeError(f"{DEATHS_OF_A_SAMPLE} engines died over sample {sample} of problem {problem}")
+                raise ConnectionError(f"{DEATHS_OF_A_SAMPLE} engines died over sample {sample} of problem {problem}")
         return len(lost)

@@ -57,7 +57,7 @@ class RayBackend(Backend):
     """``options.engines`` actors with ``tensor_parallel_size`` GPUs each; without GPUs one CPU core each.
 
     Every machine of a cluster needs this environment, and the model under the same name. Raises ValueError when the
-    cluster is too small, RuntimeError when all engines have died. What was yielded before is not lost.
+    cluster is too small, ConnectionError when all engines have died. What was yielded before is not lost.
     """
 
     def __init__(self, options: BackendOptions):
@@ -90,7 +90,7 @@ class RayBackend(Backend):
                 return _get(actor.pieces.remote(list(requests), sampling, frozenset(done)))
             except RayActorError as error:
                 self._bury(actor, error)
-        raise RuntimeError("all engines have died")
+        raise ConnectionError("all engines have died; the same command goes on with what is missing")
 
     def work(
         self, pieces: Sequence[Piece], sampling: Sampling, stop: Sequence[str], on_progress: Progress
