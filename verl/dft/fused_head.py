@@ -15,6 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 
 from verl.dft.objectives import Objective
 from verl.dft.statistics import ROWS, statistics_of
@@ -23,6 +24,9 @@ from verl.dft.statistics import ROWS, statistics_of
 # for their bf16 gradient. Smaller chunks read the weight, and add to its gradient, more often.
 CPU_ROWS = 256
 GPU_ROWS = 2048
+# On a CPU the logits' product is about a fifth faster when a token's logits are a column, and much slower when the
+# number of columns is no multiple of this.
+CPU_ROW_BLOCK = 8
 
 
 def linear_objective(
@@ -118,15 +122,15 @@ class _Work:
         # With autocast on, each product below would be cast once more.
         with torch.no_grad(), torch.autocast(device.type, enabled=False):
             multiply = _Multiply(weight)
-            buffer = torch.empty(min(self.rows, count), len(weight), dtype=_wide(hidden.dtype), device=device)
-            loss = torch.zeros((), dtype=buffer.dtype, device=device)
+            memory = multiply.memory(min(self.rows, count))
+            loss = torch.zeros((), dtype=memory.dtype, device=device)
             if count == 0 and d_weight is not None:
                 d_weight.zero_()
             # With no target at all one empty chunk still gives every result its shape.
             for start in range(0, max(count, 1), self.rows):
                 chunk = slice(start, start + self.rows)
                 h = hidden[chunk]
-                logits = multiply.logits(h, buffer[: len(h)])
+                logits = multiply.logits(h, memory)
                 wanted = len(h) > 0 and (d_hidden is not None or d_weight is not None)
                 loss += self._to_gradient(logits, chunk, wanted).sum() * self.scale
                 if not wanted:
@@ -178,9 +182,8 @@ class _Work:
     def _reference_probs(self, chunk: slice) -> torch.Tensor:
         assert self.reference is not None, "reference_kl needs the reference's hidden states and weight"
         hidden, weight = self.reference
-        h = hidden[chunk]
-        logits = torch.empty(len(h), len(weight), dtype=_wide(h.dtype), device=h.device)
-        _Multiply(weight).logits(h, logits)
+        multiply, h = _Multiply(weight), hidden[chunk]
+        logits = multiply.logits(h, multiply.memory(len(h)))
         return logits.sub_(logits.logsumexp(1, keepdim=True)).exp_()
 
 
@@ -223,11 +226,24 @@ class _Multiply:
         self.weight = weight.to(_wide(weight.dtype)) if self.widen else weight
         self.mixed = self.weight.dtype != _wide(weight.dtype)
 
-    def logits(self, hidden: torch.Tensor, out: torch.Tensor) -> torch.Tensor:
+    def memory(self, rows: int) -> torch.Tensor:
+        """What :meth:`logits` of up to so many rows are written to."""
+        numbers = len(self.weight) * (rows + -rows % CPU_ROW_BLOCK)
+        return torch.empty(numbers, dtype=_wide(self.weight.dtype), device=self.weight.device)
+
+    def logits(self, hidden: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        """``hidden weight^T``, ``(n, V)``, in ``memory``."""
+        rows, vocabulary = len(hidden), len(self.weight)
         hidden = hidden.to(self.weight.dtype)
-        if self.mixed:
-            return torch.mm(hidden, self.weight.t(), out_dtype=out.dtype, out=out)
-        return torch.mm(hidden, self.weight.t(), out=out)
+        if self.weight.is_cuda:
+            out = memory[: rows * vocabulary].view(rows, vocabulary)
+            if self.mixed:
+                return torch.mm(hidden, self.weight.t(), out_dtype=out.dtype, out=out)
+            return torch.mm(hidden, self.weight.t(), out=out)
+        padding = -rows % CPU_ROW_BLOCK
+        columns = memory[: vocabulary * (rows + padding)].view(vocabulary, rows + padding)
+        torch.mm(self.weight, F.pad(hidden, (0, 0, 0, padding)).t(), out=columns)
+        return columns.t()[:rows]
 
     def narrow(self, d_logits: torch.Tensor) -> torch.Tensor:
         """The one rounding of the logits' gradient, where the products take narrower operands."""
