@@ -1,11 +1,14 @@
 """What is kept for the backward pass changes memory and never a number."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from tiny_model import save_tiny_model
 from verl.dft import activations, attention
+from verl.dft.engine import DFTEngine
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +72,35 @@ def test_the_estimate_leaves_the_model_as_it_was(model):
     activations.bytes_per_token(model, torch.bfloat16)
     assert all(torch.equal(p, before[name]) and p.dtype == torch.float32 for name, p in model.named_parameters())
     assert activations.bytes_per_token(model, torch.bfloat16)["full"] == 2 * 64 * 2  # layers x hidden x bytes
+
+
+def test_the_estimate_runs_on_the_device_that_it_is_given(model):
+    devices = set()
+
+    def look(module, args, kwargs):
+        tensors = [*args, *kwargs.values(), *kwargs.get("position_embeddings", ())]
+        devices.update(x.device.type for x in tensors if isinstance(x, torch.Tensor))
+
+    handle = activations.layers_of(model)[0].register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        elsewhere = activations.bytes_per_token(model, torch.float32, "meta")
+    finally:
+        handle.remove()
+    assert devices == {"cpu", "meta"}  # caught on the CPU, measured on the device
+    here = activations.bytes_per_token(model, torch.float32, "cpu")
+    assert elsewhere["full"] == here["full"]
+    assert elsewhere["off"] == pytest.approx(here["off"], rel=0.25)  # another attention kernel
+
+
+def test_a_layer_that_cannot_be_tried_alone_costs_the_estimate_and_not_the_run(model, capsys):
+    def refuse(*args):
+        if args[1][0].dtype == torch.bfloat16:  # the copy under trial
+            raise RuntimeError("not without a cache")
+
+    handle = activations.layers_of(model)[0].register_forward_pre_hook(refuse)
+    try:
+        engine = SimpleNamespace(compute_dtype=torch.bfloat16)
+        assert DFTEngine._estimate_activations(engine, model) == {}
+    finally:
+        handle.remove()
+    assert "No estimate of the activations' memory (RuntimeError: not without a cache)." in capsys.readouterr().out

@@ -58,31 +58,32 @@ def _policy(context: Any, operation: Any, *args: Any, **kwargs: Any) -> Checkpoi
     return CheckpointPolicy.MUST_SAVE if _is_product(operation) else CheckpointPolicy.PREFER_RECOMPUTE
 
 
-def bytes_per_token(module: Any, dtype: torch.dtype, tokens: int = 64) -> dict[str, float]:
+def bytes_per_token(module: Any, dtype: torch.dtype, device: Any = "cpu", tokens: int = 64) -> dict[str, float]:
     """Bytes that all layers together keep per token, for each of ``KINDS``.
 
-    Measured on a copy of the first layer, in ``dtype`` and on the CPU, with a short row: what grows with the square of
-    the length (attention kernels keep nothing such) is not in it. One layer's recomputation comes on top of ``full``
-    and ``selective``: what ``off`` keeps, divided by the layers.
+    Measured on a copy of the first layer, in ``dtype`` and on ``device``, which must be that of training: kernels such
+    as flash-attn's run nowhere else. The row is short: what grows with the square of the length (attention kernels
+    keep nothing such) is not in it. One layer's recomputation comes on top of ``full`` and ``selective``: what ``off``
+    keeps, divided by the layers.
     """
     layers = layers_of(module)
     args, kwargs = _first_layers_input(module, layers[0], tokens)
-    layer: Any = copy.deepcopy(layers[0]).to(dtype)
+    layer: Any = copy.deepcopy(layers[0]).to(device=device, dtype=dtype)
     layer.gradient_checkpointing = False
-    hidden = args[0].to(dtype).requires_grad_()
-    rest = {key: _cast(value, dtype) for key, value in kwargs.items()}
-    owned = {p.untyped_storage().data_ptr() for p in layer.parameters()}
+    hidden, *others = (_moved(value, device, dtype) for value in args)
+    hidden.requires_grad_()
+    rest = {key: _moved(value, device, dtype) for key, value in kwargs.items()}
+    owned = {_storage(p) for p in layer.parameters()}
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in owned:
-            kept[storage.data_ptr()] = storage.nbytes()
+        if _storage(tensor) not in owned:
+            kept[_storage(tensor)] = tensor.untyped_storage().nbytes()
         return tensor
 
     # The tensors that were packed stay alive in `output`, so that no storage is counted under another's address.
     with _Products() as products, torch.autograd.graph.saved_tensors_hooks(pack, lambda x: x):
-        output = layer(hidden, *args[1:], **rest)
+        output = layer(hidden, *others, **rest)
     del output
     count, input_bytes = len(layers), hidden.numel() * hidden.element_size()
     sizes = {"full": input_bytes, "selective": input_bytes + products.nbytes, "off": sum(kept.values())}
@@ -128,7 +129,15 @@ def _first_layers_input(module: Any, layer: torch.nn.Module, tokens: int) -> tup
     return (args, kwargs) if args else ((kwargs.pop("hidden_states"),), kwargs)
 
 
-def _cast(value: Any, dtype: torch.dtype) -> Any:
+def _moved(value: Any, device: Any, dtype: torch.dtype) -> Any:
+    """Tensors, also in tuples, on ``device``; those of floats in ``dtype``."""
     if isinstance(value, tuple):
-        return tuple(_cast(x, dtype) for x in value)
-    return value.to(dtype) if isinstance(value, torch.Tensor) and value.is_floating_point() else value
+        return tuple(_moved(x, device, dtype) for x in value)
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.to(device, dtype) if value.is_floating_point() else value.to(device)
+
+
+def _storage(tensor: torch.Tensor) -> int:
+    """What tells storages apart while they live; addresses do not where a device has none."""
+    return tensor.untyped_storage()._cdata

@@ -69,12 +69,21 @@ class DFTEngine(FSDPEngineWithLMHead):
         module = super()._build_module()
         self.flops = ModelFlops.of(module, self.model_config.hf_config)  # before sharding hides the shapes
         if self.rank == 0:  # the only rank that holds numbers at this point
-            self.activation_bytes = activations.bytes_per_token(module, self.compute_dtype)
+            self.activation_bytes = self._estimate_activations(module)
         activations.apply(module, self.activation_checkpointing)
         if self.compiles_layers:
             for layer in activations.layers_of(module):
                 layer.compile(dynamic=True)
         return module
+
+    def _estimate_activations(self, module: torch.nn.Module) -> dict[str, float]:
+        """Bytes per token and kind; empty where the layers cannot be tried alone, which is no reason to stop."""
+        try:
+            return activations.bytes_per_token(module, self.compute_dtype, get_device_id())
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            print(f"No estimate of the activations' memory ({type(error).__name__}: {reason}).", flush=True)
+            return {}
 
     def _build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         optim = self.optimizer_config

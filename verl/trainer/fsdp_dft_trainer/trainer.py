@@ -284,6 +284,8 @@ class DFTTrainer(SFTTrainer):
 
     def _tell_activation_memory(self) -> None:
         data, sizes = self.config.data, self.engine.activation_bytes
+        if not sizes:
+            return
         tokens = data.max_token_len_per_gpu if data.use_dynamic_bsz else data.micro_batch_size_per_gpu * data.max_length
         told = ", ".join(f"{kind} {size * tokens / 2**20:,.1f} MiB" for kind, size in sizes.items())
         print(
