@@ -9,7 +9,9 @@
 # Time:     the model's own generation time; grading goes on beside it.
 # Expected: the table of scores, and in OUTPUT_DIR report.md, plots, samples.html and every sample.
 # A killed run continues where it was when the same command is given again.
+# DRY_RUN=1 prints the command only.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 usage() {
     cat >&2 <<'TEXT'
@@ -29,13 +31,7 @@ shift 5
 DATA_NAMES=${DATA_NAMES:-math_oai,minerva_math,olympiadbench,aime24,amc23}
 MAX_TOKENS=${MAX_TOKENS:-4096}
 
-ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-PYTHON=python
-if [[ -z ${VIRTUAL_ENV:-} && -z ${CONDA_PREFIX:-} && -x $ROOT/.venv/bin/python ]]; then
-    PYTHON=$ROOT/.venv/bin/python
-fi
-
-exec "$PYTHON" -m verl.math_eval \
+run python -m verl.math_eval \
     --prompt_type "$PROMPT_TYPE" \
     --model_name_or_path "$MODEL" \
     --output_dir "$OUTPUT_DIR" \

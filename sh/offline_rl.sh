@@ -10,18 +10,13 @@
 # docs/data.md has a run on 2 cores.
 # Result: OUT/train.parquet, OUT/train.report.json, OUT/samples/; with "--" also OUT/dft/global_step_N.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 [ $# -ge 3 ] || { sed -n '4,5s/^# *//p' "$0" >&2 && exit 2; }
 MODEL=$1 QUESTIONS=$2 OUT=$3
 shift 3
 BENCHMARK_DIR=${BENCHMARK_DIR:-}
 [ ! -d "$MODEL/huggingface" ] || MODEL=$MODEL/huggingface # a checkpoint of our own
-
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -d "$root/.venv" ]; then
-    export PATH="$root/.venv/bin:$PATH"
-fi
-run() { if [ -n "${DRY_RUN:-}" ]; then printf '%q ' "$@" && echo; else "$@"; fi; }
 
 sampling=()
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
@@ -40,8 +35,7 @@ if [ -z "${DRY_RUN:-}" ]; then
     format=$(python -c "$read_format" "$OUT/samples/settings.json")
     [ "$format" = chat_template ] || template=(data.chat_template="$format")
 fi
-NPROC=${NPROC:-$(python -c 'import torch; print(torch.cuda.device_count() or 2)')}
-run torchrun --standalone --nproc_per_node="$NPROC" -m verl.trainer.fsdp_dft_trainer \
+run torchrun --standalone --nproc_per_node="$(processes)" -m verl.trainer.fsdp_dft_trainer \
     objective.name=dft \
     model.partial_pretrain="$MODEL" \
     data.train_files="$OUT/train.parquet" \

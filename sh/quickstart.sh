@@ -1,23 +1,24 @@
 #!/usr/bin/env bash
 # The whole story on the machine it is on: data, a base model, SFT and DFT from it, evaluation, report, plots.
-#   bash sh/quickstart.sh            a second call reuses what is there; --fresh starts over
+#   bash sh/quickstart.sh            a second call reuses what is there; --fresh starts over; DRY_RUN=1 prints the commands
 # Hardware: 2 CPU cores or a GPU. Time: under 5 minutes on 2 cores after the installation.
 # Result: the table that it prints, and outputs/quickstart/report.md with plots.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+. sh/common.sh
 
 OUT=${OUT:-outputs/quickstart}
 SEED=${SEED:-0}
 case "${1:-}" in
-    --fresh) rm -rf "$OUT" ;;
+    --fresh) run rm -rf "$OUT" ;;
     "") ;;
     *) echo "usage: bash sh/quickstart.sh [--fresh]" >&2 && exit 2 ;;
 esac
 
-bash scripts/setup.sh
+run bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH"
-gpus=$(python -c 'import torch; print(torch.cuda.device_count())')
 export OMP_NUM_THREADS=1
+ranks=$(processes)
 SECONDS=0
 say() { printf '\n[%d s] %s\n' "$SECONDS" "$*"; }
 
@@ -26,7 +27,7 @@ train() {
     local name=$1 model=$2 file=$3 objective=$4
     shift 4
     if [ ! -e "$OUT/$name/finished" ]; then
-        torchrun --standalone --nproc_per_node="$((gpus > 0 ? gpus : 2))" -m verl.trainer.fsdp_dft_trainer \
+        run torchrun --standalone --nproc_per_node="$ranks" -m verl.trainer.fsdp_dft_trainer \
             objective.name="$objective" \
             model.partial_pretrain="$model" \
             model.enable_gradient_checkpointing=false engine.reshard_after_forward=false \
@@ -39,30 +40,29 @@ train() {
             'trainer.logger=[tensorboard]' \
             trainer.seed="$SEED" \
             "$@"
-        touch "$OUT/$name/finished"
+        run touch "$OUT/$name/finished"
     fi
 }
-last() { find "$OUT/$1" -maxdepth 1 -name 'global_step_*' | sort -t_ -k3 -n | tail -n 1; }
 
 say "Word problems: clean ones for the base model; for fine-tuning, 30 % of the demonstrations are wrong or badly written"
 [ -e "$OUT/data/test.jsonl" ] ||
-    python examples/data_preprocess/arithmetic.py --local_dir "$OUT/data" --seed "$SEED" \
+    run python examples/data_preprocess/arithmetic.py --local_dir "$OUT/data" --seed "$SEED" \
         --pretrain_size 20000 --train_size 4800 --test_size 200 --noise 0.3 --overwrite
 
 say "A small Qwen2 with random weights, and its tokenizer"
 [ -e "$OUT/init/config.json" ] ||
-    python examples/quickstart/make_model.py --data "$OUT/data/pretrain.parquet" --out "$OUT/init" --seed "$SEED"
+    run python examples/quickstart/make_model.py --data "$OUT/data/pretrain.parquet" --out "$OUT/init" --seed "$SEED"
 
 say "The base model: trained from scratch on the clean demonstrations"
 train base "$OUT/init" pretrain.parquet sft data.train_batch_size=32 optim.lr=6e-3 trainer.test_freq=100
 
 for objective in sft dft; do
     say "Fine-tuning the base model with $objective"
-    train "$objective" "$(last base)/huggingface" train.parquet "$objective" \
+    train "$objective" "$(newest "$OUT/base")/huggingface" train.parquet "$objective" \
         data.train_batch_size=32 optim.lr=1e-3 trainer.test_freq=30
 done
 
 say "Evaluation: greedy, and 16 samples per question at temperature 1"
-python examples/quickstart/report.py --out "$OUT" --seed "$SEED" \
-    --models base="$(last base)" sft="$(last sft)" dft="$(last dft)"
+run python examples/quickstart/report.py --out "$OUT" --seed "$SEED" \
+    --models base="$(newest "$OUT/base")" sft="$(newest "$OUT/sft")" dft="$(newest "$OUT/dft")"
 say "Done: $OUT/report.md, $OUT/curves.png, $OUT/scores.png"

@@ -1,11 +1,14 @@
 #!/usr/bin/env bash
 # Fine-tune Qwen2.5-Math-1.5B with DFT on 100,000 rows of NuminaMath-CoT: the paper's command (arXiv 2508.05629).
-#   bash sh/train_dft.sh [flag=value ...]      e.g. objective.name=sft, or model.partial_pretrain=/a/folder
+#   bash sh/train_dft.sh [flag=value ...]      e.g. objective.floor=0.1, or model.partial_pretrain=/a/folder
+#   DRY_RUN=1 bash sh/train_dft.sh             prints the command only
+#   bash sh/train_dft.sh --dry_run             checks files and settings, counts steps, tokens and memory; trains nothing
 # Data first:  python examples/data_preprocess/numina_cot.py --train_end 100000
 #              python examples/data_preprocess/math_dataset.py
 # Hardware: 8 GPUs of 80 GB (NPROC=... for another number). Time: not measured by us yet.
-# Result: checkpoints/<experiment>/global_step_390, each with huggingface/ and prompt_format.json.
+# Result: checkpoints/<experiment>/global_step_390, with huggingface/ and prompt_format.json.
 set -euo pipefail
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
 NPROC=${NPROC:-8}
 MODEL=${MODEL:-Qwen/Qwen2.5-Math-1.5B}
@@ -14,12 +17,7 @@ VAL=${VAL:-data/math500/test.parquet}
 PROJECT=${PROJECT:-numina-cot}
 EXPERIMENT=${EXPERIMENT:-numina-cot-dft-qwen-2.5-math-1.5b}
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ] && [ -d "$root/.venv" ]; then
-    export PATH="$root/.venv/bin:$PATH"
-fi
-
-torchrun --standalone --nnodes=1 --nproc_per_node="$NPROC" -m verl.trainer.fsdp_dft_trainer \
+run torchrun --standalone --nnodes=1 --nproc_per_node="$NPROC" -m verl.trainer.fsdp_dft_trainer \
     data.train_files="$TRAIN" \
     data.val_files="$VAL" \
     data.prompt_key=extra_info \
