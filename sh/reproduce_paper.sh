@@ -20,13 +20,14 @@ deepseek-math-7b  deepseek-ai/deepseek-math-7b-base  5e-5 deepseek-math    deeps
 qwen2.5-math-1.5b Qwen/Qwen2.5-Math-1.5B             5e-5 -                qwen-boxed
 qwen2.5-math-7b   Qwen/Qwen2.5-Math-7B               5e-5 -                qwen-boxed
 "
-MODELS=${MODELS:-$(awk 'NF {print $1}' <<<"$table")}
+known=$(awk 'NF {printf "%s ", $1}' <<<"$table")
+MODELS=${MODELS:-$known}
 export NPROC=${NPROC:-8} TRAIN=${TRAIN:-data/numina_cot/train.parquet} VAL=null PROJECT=paper
 out=outputs/paper
 scores=(--with_greedy --grader legacy ${BENCHMARK_DIR:+--benchmark_dir "$BENCHMARK_DIR"})
 
 for name in $MODELS; do
-    grep -q "^$name " <<<"$table" || { echo "error: no model $name; expected some of:$table" >&2 && exit 2; }
+    grep -q "^$name " <<<"$table" || { echo "error: no model $name; expected some of $known" >&2 && exit 2; }
 done
 [ -e "$TRAIN" ] || run python "$root/examples/data_preprocess/numina_cot.py" --train_end 100000
 
