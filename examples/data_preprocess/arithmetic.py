@@ -1,14 +1,17 @@
 """Synthetic arithmetic word problems -> <local_dir>/pretrain.parquet, train.parquet, test.parquet and test.jsonl.
 
     python examples/data_preprocess/arithmetic.py --noise 0.3
+    python examples/data_preprocess/arithmetic.py --noise 0.5 --bad wrong --ways 1
 
 A set that a transformer of 200,000 parameters learns on one CPU core in a minute or two; made offline, and the same for
 the same options. One to three steps with results from 1 to 60; each solution can be written in several right ways.
 
-pretrain.parquet  clean demonstrations, to make a base model
+pretrain.parquet  clean demonstrations, to make a base model; always in all WAYS of writing
 train.parquet     a share ``--noise`` of bad demonstrations: half of them ``wrong`` (one step slips, and the mistake
-                  carries on into the answer), half ``badly_written`` (no steps, a ramble or a scrawl; right box)
-test.parquet      clean; test.jsonl holds the same questions and final answers for the evaluation
+                  carries on into the answer), half ``badly_written`` (no steps, a ramble or a scrawl; right box), or
+                  all of the kind ``--bad``; the others in the first ``--ways`` ways of writing
+test.parquet      clean, in the first ``--ways`` ways; test.jsonl holds the same questions and final answers for the
+                  evaluation
 
 ``extra_info.demonstration`` names the kind of each row, and ``reward_model.ground_truth`` is always the true answer. No
 question occurs twice, in one file or in two.
@@ -53,6 +56,7 @@ FACTORS = (2, 9)
 OTHER_NUMBERS = (2, 20)
 LARGEST = 60
 SLIPS = (-10, -2, -1, 1, 2, 10)
+WAYS = 3  # of writing a solution
 TRIES = 1000
 
 
@@ -105,25 +109,25 @@ def draw_problems(count: int, rng: random.Random, taken: set[str], largest: int 
     return problems
 
 
-def clean(problem: Problem, rng: random.Random) -> str:
-    """A right solution, in one of three ways of writing it."""
+def clean(problem: Problem, rng: random.Random, ways: int = WAYS) -> str:
+    """A right solution, in one of the first ``ways`` ways of writing it."""
     lines, results = problem.solve()
-    return _written(lines, results[-1], rng)
+    return _written(lines, results[-1], rng, ways)
 
 
-def wrong(problem: Problem, rng: random.Random) -> str:
+def wrong(problem: Problem, rng: random.Random, ways: int = WAYS) -> str:
     """A solution that looks like a clean one, with one slip that makes the final answer wrong."""
     truth = problem.solve()[1][-1]
     slips = [(position, slip) for position in range(len(problem.steps)) for slip in SLIPS]
     for position, slip in rng.sample(slips, len(slips)):
         lines, results = problem.solve(position, slip)
         if all(0 < result <= LARGEST for result in results) and results[-1] != truth:
-            return _written(lines, results[-1], rng)
+            return _written(lines, results[-1], rng, ways)
     raise AssertionError("the last step can always be wrong by one")
 
 
-def badly_written(problem: Problem, rng: random.Random) -> str:
-    """The right answer in its box, without steps, in a ramble or in a scrawl."""
+def badly_written(problem: Problem, rng: random.Random, ways: int = WAYS) -> str:
+    """The right answer in its box, without steps, in a ramble or in a scrawl. Not one of the ``ways``."""
     lines, results = problem.solve()
     box = f"\\boxed{{{results[-1]}}}"
     scrawl = " ;; ".join(line.replace(" ", "").replace("=", "->") for line in lines)
@@ -138,29 +142,32 @@ def badly_written(problem: Problem, rng: random.Random) -> str:
     )
 
 
-def _written(lines: Sequence[str], result: int, rng: random.Random) -> str:
+def _written(lines: Sequence[str], result: int, rng: random.Random, ways: int) -> str:
     numbered = " ".join(f"Step {number}: {line}." for number, line in enumerate(lines, start=1))
-    return rng.choice(
-        (
-            f"{'. '.join(lines)}. The answer is \\boxed{{{result}}}.",
-            f"First {', then '.join(lines)}. So it is \\boxed{{{result}}}.",
-            f"{numbered} Result: \\boxed{{{result}}}.",
-        )
+    written = (
+        f"{'. '.join(lines)}. The answer is \\boxed{{{result}}}.",
+        f"First {', then '.join(lines)}. So it is \\boxed{{{result}}}.",
+        f"{numbered} Result: \\boxed{{{result}}}.",
     )
+    return rng.choice(written[:ways])
 
 
 DEMONSTRATIONS = {"clean": clean, "wrong": wrong, "badly_written": badly_written}
+BAD = {"both": ("badly_written", "wrong"), "wrong": ("wrong", "wrong"), "badly_written": ("badly_written",) * 2}
 
 
-def make_examples(problems: Sequence[Problem], noise: float, rng: random.Random) -> list[dict[str, str]]:
+def make_examples(
+    problems: Sequence[Problem], noise: float, rng: random.Random, bad: str = "both", ways: int = WAYS
+) -> list[dict[str, str]]:
     """{question, answer, gold, demonstration} of each problem; exactly round(noise * count) of them are bad."""
-    bad = round(noise * len(problems))
-    kinds = ["badly_written"] * (bad // 2) + ["wrong"] * (bad - bad // 2) + ["clean"] * (len(problems) - bad)
+    count = round(noise * len(problems))
+    one, other = BAD[bad]
+    kinds = [one] * (count // 2) + [other] * (count - count // 2) + ["clean"] * (len(problems) - count)
     rng.shuffle(kinds)
     return [
         {
             "question": problem.question,
-            "answer": DEMONSTRATIONS[kind](problem, rng),
+            "answer": DEMONSTRATIONS[kind](problem, rng, ways),
             "gold": str(problem.solve()[1][-1]),
             "demonstration": kind,
         }
@@ -177,7 +184,7 @@ def row(example: Mapping[str, Any], split: str, index: int) -> Row:
 
 
 def make_splits(
-    sizes: Mapping[str, int], noise: float, seed: int, largest: int = LARGEST
+    sizes: Mapping[str, int], noise: float, seed: int, largest: int = LARGEST, bad: str = "both", ways: int = WAYS
 ) -> dict[str, list[dict[str, str]]]:
     """Examples by split. The test questions depend on the seed and their number only, whatever is trained on."""
     taken: set[str] = set()
@@ -185,7 +192,8 @@ def make_splits(
     for split in ("test", "train", "pretrain"):
         problems = draw_problems(sizes[split], random.Random(f"{seed} {split} questions"), taken, largest)
         demonstrations = random.Random(f"{seed} {split} demonstrations")
-        splits[split] = make_examples(problems, noise if split == "train" else 0.0, demonstrations)
+        bad_share = noise if split == "train" else 0.0
+        splits[split] = make_examples(problems, bad_share, demonstrations, bad, WAYS if split == "pretrain" else ways)
     return splits
 
 
@@ -204,6 +212,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--train_size", type=int, default=4000, help="rows to fine-tune on (default: %(default)s)")
     parser.add_argument("--test_size", type=int, default=200, help="rows to evaluate on (default: %(default)s)")
     parser.add_argument("--noise", type=float, default=0.3, help="share of bad demonstrations in train (default: 0.3)")
+    parser.add_argument("--bad", choices=BAD, default="both", help="what is bad about them (default: %(default)s)")
+    parser.add_argument("--ways", type=int, choices=range(1, WAYS + 1), default=WAYS, help="ways of writing the others")
     parser.add_argument("--largest", type=int, default=LARGEST, help="largest result (default: %(default)s)")
     parser.add_argument("--overwrite", action="store_true", help="replace files that are there")
     args = parser.parse_args(argv)
@@ -214,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         raise ValueError(f"expected sizes of at least 1 and --noise from 0 to 1, found {sizes} and {args.noise}")
 
     folder = Path(args.local_dir).expanduser()
-    splits = make_splits(sizes, args.noise, args.seed, args.largest)
+    splits = make_splits(sizes, args.noise, args.seed, args.largest, args.bad, args.ways)
     for name in [*(f"{split}.parquet" for split in splits), "test.jsonl"]:
         check_free(folder / name, args.overwrite)
     for split, examples in splits.items():

@@ -160,3 +160,24 @@ def test_pandas_reads_the_columns_as_the_trainer_does(tmp_path):
     frame = pd.read_parquet(tmp_path / "train.parquet")
     assert list(frame.columns) == ["data_source", "prompt", "ability", "reward_model", "extra_info"]
     assert set(frame.extra_info[0]) == {"split", "index", "question", "answer", "demonstration"}
+
+
+@pytest.mark.parametrize("bad", ["wrong", "badly_written"])
+def test_the_kind_of_the_bad_demonstrations_can_be_chosen(bad):
+    kinds = [example["demonstration"] for example in make_splits(SIZES, 0.3, seed=0, bad=bad)["train"]]
+    assert (kinds.count(bad), kinds.count("clean")) == (60, 140)
+
+
+@pytest.mark.parametrize("ways", [1, 2, 3])
+def test_ways_of_writing_are_those_asked_for_and_all_of_them_in_pretrain(ways):
+    beginnings = {
+        split: {re.sub(r"\d.*", "N", example["answer"]) for example in examples}
+        for split, examples in make_splits(SIZES, 0.0, seed=0, ways=ways).items()
+    }
+    assert beginnings["pretrain"] == {"N", "First N", "Step N"}
+    assert beginnings["train"] == beginnings["test"] == set(("N", "First N", "Step N")[:ways])
+
+
+def test_wrong_demonstrations_are_written_in_the_same_ways():
+    wrong = [e["answer"] for e in make_splits(SIZES, 1.0, seed=0, bad="wrong", ways=1)["train"]]
+    assert all(answer[0].isdigit() and "The answer is" in answer for answer in wrong)
