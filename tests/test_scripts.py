@@ -5,7 +5,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-
 from commands import PROJECT, check_command, lines_of_dry_run
 
 SCRIPTS = sorted(path for path in (PROJECT / "sh").glob("*.sh") if path.name != "common.sh")

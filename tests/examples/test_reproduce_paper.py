@@ -4,7 +4,6 @@ import importlib.util
 from pathlib import Path
 
 import pytest
-
 from made_runs import store_evaluation
 
 SCRIPT = Path(__file__).parents[2] / "examples" / "reproduce_paper" / "summary.py"

@@ -17,7 +17,7 @@ from tiny_model import CHAT_TEMPLATE, save_tiny_model
 from verl.dft.prompts import PromptFormat
 from verl.trainer.fsdp_dft_trainer.checks import complete_config, prompt_format
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
-from verl.trainer.fsdp_dft_trainer.trainer import _model_config
+from verl.trainer.fsdp_dft_trainer.inputs import model_config
 
 PROJECT = Path(__file__).parents[2]
 MODULE = ["-m", "verl.trainer.fsdp_dft_trainer"]
@@ -209,7 +209,7 @@ def model_error(folder: Path) -> str:
     pd.DataFrame([{"question": "a", "answer": "b"}]).to_parquet(folder.parent / "rows.parquet")
     with pytest.raises(ValueError) as error:
         config = complete_config(compose_config(flags), say=lambda text: None)
-        prompt_format(config, _model_config(config).tokenizer)
+        prompt_format(config, model_config(config).tokenizer)
     assert "\n" not in str(error.value)
     return str(error.value)
 
@@ -238,7 +238,7 @@ def test_the_stop_token_is_stored_and_must_be_one_token(tiny_model, tmp_path):
     def stop(*flags: str):
         flags = (f"data.train_files={tmp_path}/rows.parquet", f"model.partial_pretrain={tiny_model}", *flags)
         config = complete_config(compose_config(flags), say=lambda text: None)
-        return prompt_format(config, _model_config(config).tokenizer).stop
+        return prompt_format(config, model_config(config).tokenizer).stop
 
     assert stop() == ("<|endoftext|>",)
     assert stop("data.response_end='<|im_end|>'") == ("<|im_end|>",)

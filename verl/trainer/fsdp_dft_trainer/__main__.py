@@ -1,6 +1,7 @@
 """torchrun --standalone --nproc_per_node=N -m verl.trainer.fsdp_dft_trainer flag=value ...
 
-The flags are those of config/dft_trainer.yaml; --help prints them, --cfg prints the ones this command would use.
+The flags are those of config/dft_trainer.yaml; --help prints them, --cfg prints the ones this command would use, and
+--dry_run checks files, tokenizer and batches, and counts steps, tokens and memory, without loading weights.
 """
 
 import os
@@ -23,11 +24,16 @@ def main(arguments: list[str]) -> None:
     if {"--help", "-h"} & set(arguments):
         print(help_text())
         return
-    config = compose_config([argument for argument in arguments if argument != "--cfg"])
+    config = compose_config([argument for argument in arguments if argument not in ("--cfg", "--dry_run")])
     if "--cfg" in arguments:
         print(OmegaConf.to_yaml(config, resolve=True))
         return
     # Imported last: a mistyped flag is reported before torch and verl take their seconds.
+    if "--dry_run" in arguments:
+        from verl.trainer.fsdp_dft_trainer.dry_run import dry_run
+
+        dry_run(config)
+        return
     from verl.trainer.fsdp_dft_trainer.launch import train
 
     train(config)
