@@ -240,6 +240,7 @@ def diagnose(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m verl.dft.diagnose``."""
     p = argparse.ArgumentParser(
         prog="python -m verl.dft.diagnose", description="Will DFT help this model on this data?", allow_abbrev=False
     )
@@ -259,6 +260,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main() -> None:
+    """Run it. Raises ValueError for what cannot be measured."""
     options = parser().parse_args()
     if options.sample < 1:
         raise ValueError(f"--sample: expected at least 1 row, found {options.sample}")

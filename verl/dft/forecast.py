@@ -46,6 +46,7 @@ class TargetTokens:
 
     @property
     def p(self) -> np.ndarray:
+        """``(N,)`` float64 probabilities."""
         return np.exp(self.log_probs.astype(np.float64))
 
 
@@ -58,6 +59,7 @@ class Advice:
     reasons: tuple[str, ...]
 
     def text(self) -> str:
+        """The verdict with its flags, and a line per reason."""
         return "\n".join([f"{self.verdict}: {' '.join(self.flags)}", *(f"  - {reason}" for reason in self.reasons)])
 
 

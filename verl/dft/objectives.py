@@ -170,6 +170,7 @@ class Objective:
 
 
 def objective_names() -> list[str]:
+    """The names that ``objective.name`` may have, sorted."""
     return sorted(_OBJECTIVES)
 
 

@@ -54,6 +54,7 @@ def plot_curves(runs: Mapping[str, str | Path], out: str | Path) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
+    """Draw the curves of the runs that the command line names."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="+", help="folders of training runs (trainer.default_local_dir)")
     parser.add_argument("--out", default="curves.png", help="the picture to write (default: %(default)s)")

@@ -20,6 +20,7 @@ class Targets:
     row_count: int
 
     def to(self, device: torch.device | str | int) -> "Targets":
+        """The same targets on ``device``, copied without waiting."""
         positions, ids, rows = (x.to(device, non_blocking=True) for x in (self.positions, self.ids, self.rows))
         return Targets(positions, ids, rows, self.row_count)
 

@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Evaluate, or grade again, as the command line says, and print the table of scores."""
     from verl.math_eval.report import REPORT
     from verl.math_eval.tables import score_table
 
@@ -67,6 +68,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line without its other command, ``compare``."""
     from verl.math_eval.generation import add_backend_options
 
     p = argparse.ArgumentParser(

@@ -74,6 +74,7 @@ class Source:
 
     @property
     def place(self) -> str:
+        """Where the rows come from, for messages and reports."""
         return str(self.path) if self.path else f"hub data set {self.entry.hub}"
 
 

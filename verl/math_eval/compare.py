@@ -35,6 +35,7 @@ class Comparison:
 
 
 def run(args: argparse.Namespace) -> None:
+    """Compare every run with the first; write the report, its data and its plot, and print it."""
     if len(args.runs) < 2:
         raise ValueError("expected at least two output folders of evaluations, found one")
     if not 0 < args.confidence < 1:
@@ -99,6 +100,7 @@ def compare(
 
 
 def parser() -> argparse.ArgumentParser:
+    """The command line of ``python -m verl.math_eval compare``."""
     p = argparse.ArgumentParser(
         prog="python -m verl.math_eval compare",
         description="Compare evaluations problem by problem: every other run against the first.",

@@ -54,6 +54,7 @@ class Request:
 
     @property
     def key(self) -> tuple[str, int]:
+        """(problem id, sample index), by which a sample is known everywhere."""
         return self.problem_id, self.sample
 
 

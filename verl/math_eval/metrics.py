@@ -65,6 +65,7 @@ def versions() -> dict[str, str]:
 
 
 def as_json(score: Score) -> dict[str, float | None]:
+    """A score as numbers that JSON has: None for NaN."""
     numbers = {"value": score.value, "stderr": score.stderr, "sampling_stderr": score.sampling_stderr}
     return {name: None if math.isnan(number) else number for name, number in numbers.items()}
 

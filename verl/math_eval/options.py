@@ -55,6 +55,7 @@ class EvalOptions:
 
     @property
     def sampling(self) -> Sampling:
+        """How to sample; under greedy decoding top_p means nothing and is 1."""
         return Sampling(self.temperature, self.top_p if self.temperature > 0 else 1.0, self.max_tokens_per_call)
 
 
@@ -88,6 +89,7 @@ def check_inputs(options: EvalOptions) -> tuple[list[Source], list[list[Problem]
 
 
 def check_grading(extraction: str, grader: str) -> None:
+    """Raise ValueError for names that are no way of extracting or grading."""
     if extraction not in MODES:
         raise ValueError(f"expected extraction out of {', '.join(MODES)}, found {extraction!r}")
     if grader not in GRADERS:

@@ -55,6 +55,7 @@ def nested(row: Row, key: str) -> Any:
 
 
 def as_it_stands(row: Row, column: str) -> Any:
+    """The column, which may lie below others."""
     return nested(row, column)
 
 
@@ -67,6 +68,7 @@ def after_body(row: Row, column: str) -> Any:
 
 
 def about_table(row: Row, column: str) -> Any:
+    """A question about a table that the row holds as text."""
     title = f'regarding "{row["table_title"]}" ' if row.get("table_title") else ""
     question = f"Read the following table {title}and answer a question:\n{row['table']}\n{row[column]}"
     if row.get("choices"):
@@ -75,10 +77,12 @@ def about_table(row: Row, column: str) -> Any:
 
 
 def with_choices(row: Row, column: str) -> Any:
+    """A question and its options."""
     return f"{str(row[column]).strip()}\nAnswer Choices: {_listed(row)}"
 
 
 def with_chinese_choices(row: Row, column: str) -> Any:
+    """A question in Chinese and its options."""
     question = str(row[column]).strip()
     return question if column == "query" else f"{question}\n选项: {_listed(row)}"  # AGIEval's query lists them itself
 
@@ -119,6 +123,7 @@ def boxed(row: Row, column: str) -> Any:
 
 
 def without_dollars(row: Row, column: str) -> Any:
+    """A price as a number."""
     return str(row[column]).replace("$", "").strip()
 
 

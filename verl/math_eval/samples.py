@@ -63,11 +63,13 @@ class SampleStore:
         return self
 
     def close(self) -> None:
+        """Let others write to the folder."""
         if self._lock is not None:
             self._lock.close()
             self._lock = None
 
     def append(self, records: Iterable[Record]) -> None:
+        """Write finished samples behind the others."""
         records = list(records)
         with self.path.open("a", encoding="utf-8") as file:
             file.writelines(_line(record) for record in records)

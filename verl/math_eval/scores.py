@@ -79,6 +79,7 @@ def avg_values(correct: Sequence[Sequence[bool]]) -> list[float]:
 
 
 def pass_values(correct: Sequence[Sequence[bool]], k: int) -> list[float]:
+    """Per problem the chance that one of k of its samples is right. NaN where there are fewer than k."""
     if k < 1 or any(len(row) < k for row in correct):
         return [NAN] * len(correct)
     return [1 - math.comb(len(row) - sum(row), k) / math.comb(len(row), k) for row in correct]
@@ -87,6 +88,7 @@ def pass_values(correct: Sequence[Sequence[bool]], k: int) -> list[float]:
 def maj_values(
     answers: Sequence[Sequence[Hashable | None]], correct: Sequence[Sequence[bool]], k: int | None = None
 ) -> list[float]:
+    """Per problem the chance that the most frequent answer of k samples is right, as in :func:`maj_at_k`."""
     if k is not None and (k < 1 or any(len(row) < k for row in answers)):
         return [NAN] * len(answers)
     values = []

@@ -13,10 +13,12 @@ LABELS = {"avg": "mean of samples", "maj": "majority vote", "pass": "any sample 
 
 
 def benchmarks(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The names of all benchmarks, in the order of their first evaluation."""
     return list(dict.fromkeys(name for e in evaluations for name in e.metrics))
 
 
 def labels(evaluations: Sequence[Evaluation]) -> list[str]:
+    """The names of all models, in order."""
     return list(dict.fromkeys(e.label for e in evaluations))
 
 
@@ -57,6 +59,7 @@ def average(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def percent(score: dict[str, Any]) -> str:
+    """``50.0 ± 3.5``, or ``undefined``."""
     if score["value"] is None:
         return "undefined"
     error = "" if score["stderr"] is None else f" ± {100 * score['stderr']:.1f}"
@@ -107,6 +110,7 @@ def csv_table(evaluations: Sequence[Evaluation]) -> str:
 
 
 def markdown(head: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """A table; cells lose line breaks, and their bars are escaped."""
     rows = [head, ["---"] * len(head), *lines]
     return "\n".join("| " + " | ".join(_cell(cell) for cell in row) + " |" for row in rows)
 

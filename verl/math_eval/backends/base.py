@@ -50,11 +50,13 @@ class Backend(ABC):
 
     @property
     @abstractmethod
-    def settings(self) -> dict[str, Any]: ...
+    def settings(self) -> dict[str, Any]:
+        """What can change a sample: part of the settings under which samples are stored."""
 
     @property
     @abstractmethod
-    def described(self) -> dict[str, Any]: ...
+    def described(self) -> dict[str, Any]:
+        """What else a report should say of the backend; may differ when a run goes on."""
 
     @abstractmethod
     def pieces(self, requests: Sequence[Request], sampling: Sampling, done: Collection[tuple[str, int]]) -> list[Piece]:

@@ -13,6 +13,7 @@ class RoomyLayer(DynamicLayer):
     room: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
+        """Write new keys and values behind those that are there, and return all of them."""
         if not self.is_initialized:
             return super().update(key_states, value_states, *args, **kwargs)
         assert self.keys is not None and self.values is not None
@@ -25,6 +26,7 @@ class RoomyLayer(DynamicLayer):
         return self.keys, self.values
 
     def batch_select_indices(self, indices: torch.Tensor) -> None:
+        """Keep these rows of the batch; room is made again at the next token."""
         super().batch_select_indices(indices)
         self.room = None
 

@@ -42,6 +42,7 @@ class Handout(Generic[Worker]):
         return new
 
     def returned(self, worker: Worker, completions: Sequence[Completion]) -> None:
+        """``worker`` has finished these requests."""
         keys = {c.request.key for c in completions}
         left = [[r for r in piece if r.key not in keys] for piece in self.held[worker]]
         self.held[worker] = [piece for piece in left if piece]

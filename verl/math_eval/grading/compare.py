@@ -8,17 +8,13 @@ from verl.math_eval.grading.decimals import number, rounds_to
 from verl.math_eval.grading.forms import (
     choice_letters,
     choice_with_value,
-    function_of,
-    is_name,
     names_of,
-    rename_argument,
     sorted_by_name,
     split_domain,
     split_names,
-    values_of,
     words,
 )
-from verl.math_eval.grading.leaves import constant_factors, same_value, says_two_numbers
+from verl.math_eval.grading.leaves import same_value
 from verl.math_eval.grading.limits import MAX_BRACKETS, nesting, refusal
 from verl.math_eval.grading.normalize import END, MAX_LENGTH, TEXT, key, normalize
 from verl.math_eval.grading.notations import (
@@ -31,8 +27,8 @@ from verl.math_eval.grading.notations import (
 )
 from verl.math_eval.grading.readings import readings
 from verl.math_eval.grading.regions import Interval, as_region, may_be_region, variable_of
+from verl.math_eval.grading.relations import relation
 from verl.math_eval.grading.structure import (
-    FLIPPED,
     MAX_ITEMS,
     Bracketed,
     both_signs,
@@ -57,12 +53,10 @@ MAX_LEAVES = 400  # comparisons of single expressions in one grade
 # (answer, gold) -> equal, as decided by a symbolic library outside this process.
 Symbolic = Callable[[str, str], bool]
 # (comparison, answer, gold, depth) -> equal, or None: not a case of this rule.
-Rule = Callable[["_Comparison", str, str, int], bool | None]
+Rule = Callable[["Comparison", str, str, int], bool | None]
 
 _IF = re.compile(rf"{TEXT}\s*if\s*{END}")
 _POINT = re.compile(r"[A-Z]\s*(\(.*\))", re.DOTALL)
-_INCREASING = frozenset({"<", "\\leq"})
-_VALUE_SIGNS = frozenset({"=", "\\approx", "\\equiv", "\\sim"})
 
 
 class NeedsSymbolic(Exception):
@@ -71,6 +65,8 @@ class NeedsSymbolic(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
+    """Whether two answers are equal, and the rule that decided."""
+
     equal: bool
     reason: str
 
@@ -83,7 +79,7 @@ def compare(answer: str, gold: str, symbolic: Symbolic | None = None) -> Verdict
     if _is_beyond_limits(answer) or _is_beyond_limits(gold):
         same = "".join(answer.split()) == "".join(gold.split())
         return Verdict(same, "same text" if same else "beyond the limits: too long, or nested too deeply")
-    comparison = _Comparison(symbolic)
+    comparison = Comparison(symbolic)
     equal = any(comparison.equal(a, g) for a, g in readings(answer, gold))
     return Verdict(equal, comparison.reason)
 
@@ -101,15 +97,16 @@ def _is_beyond_limits(text: str) -> bool:
     return len(text) > MAX_LENGTH or nesting(text) > MAX_BRACKETS
 
 
-class _Comparison:
+class Comparison:
     """One comparison. ``reason`` is the last decision taken: for nested answers the one that mattered."""
 
-    def __init__(self, symbolic: Symbolic | None):
+    def __init__(self, symbolic: Symbolic | None) -> None:
         self.symbolic = symbolic
         self.reason = ""
         self.steps = self.leaves = 0
 
     def say(self, equal: bool, reason: str) -> bool:
+        """``equal``, with the reason written down."""
         self.reason = reason
         return equal
 
@@ -201,7 +198,7 @@ class _Comparison:
         parts_a, parts_g = _IF.split(a), _IF.split(g)
         if len(parts_a) != 2 or len(parts_g) != 2 or "," in a + g:
             return None
-        return self._in_order(parts_a, parts_g, depth)
+        return self.in_order(parts_a, parts_g, depth)
 
     def _list(self, a: str, g: str, depth: int) -> bool | None:
         """a, b and c: equal counts, in any order unless ";", names or brackets fix it."""
@@ -221,10 +218,10 @@ class _Comparison:
         if len(la) != len(lg):
             return self._other_count(a, g, la, lg, depth)
         named = [len(names_of(items)) > 1 for items in (la, lg)]
-        if named[1] and not named[0] and self._in_order(la, lg, depth):
+        if named[1] and not named[0] and self.in_order(la, lg, depth):
             return True
         if fixed_a or fixed_g or named[0] != named[1]:
-            return self._in_order(sorted_by_name(la), sorted_by_name(lg), depth)
+            return self.in_order(sorted_by_name(la), sorted_by_name(lg), depth)
         return self._any_order(la, lg, depth)
 
     def _other_count(self, a: str, g: str, la: list[str], lg: list[str], depth: int) -> bool | None:
@@ -237,7 +234,7 @@ class _Comparison:
         found = bracketed(row_vector(one))
         if min(len(la), len(lg)) == 1 and found and found.opening != "[" and found.closing != "]":
             items, others = list(found.items), sorted_by_name(many)  # (1, 2) for 1, 2: the order counts
-            return self._in_order(*((items, others) if one is a else (others, items)), depth)
+            return self.in_order(*((items, others) if one is a else (others, items)), depth)
         if len(lg) == 1 and len(la) <= MAX_REPEATED and all(self.equal(item, g, depth + 1) for item in la):
             return True  # 3/4 or 0.75
         return self.say(False, f"{len(la)} answers instead of {len(lg)}")
@@ -249,7 +246,8 @@ class _Comparison:
             return self.say(False, f"{len(items_a)} answers instead of {len(items_g)}")
         return self._any_order(items_a, items_g, depth)
 
-    def _in_order(self, la: list[str], lg: list[str], depth: int) -> bool:
+    def in_order(self, la: list[str], lg: list[str], depth: int) -> bool:
+        """Whether the lists are equal item by item."""
         if len(la) != len(lg) or len(la) > MAX_ITEMS:
             return self.say(False, f"{len(la)} entries instead of {len(lg)}")
         return all(self.equal(x, y, depth + 1) for x, y in zip(la, lg, strict=True))
@@ -281,7 +279,7 @@ class _Comparison:
     def _same_interval(self, a: Interval, g: Interval, depth: int) -> bool:
         if (a.start.after, a.end.after) != (g.start.after, g.end.after):
             return False
-        return self._in_order([a.start.text, a.end.text], [g.start.text, g.end.text], depth)
+        return self.in_order([a.start.text, a.end.text], [g.start.text, g.end.text], depth)
 
     def _brackets(self, a: str, g: str, depth: int) -> bool | None:
         """Tuples, vectors and intervals: same length, same order, same kind of brackets."""
@@ -302,7 +300,7 @@ class _Comparison:
         kinds = {(_round(b.opening), _round(b.closing)) for b in (ba, bg)}
         if len(kinds) > 1 and not (len(bg.items) > 2 and kinds == {("(", ")"), ("[", "]")}):
             return self.say(False, "other brackets")
-        return self._in_order(list(ba.items), list(bg.items), depth)
+        return self.in_order(list(ba.items), list(bg.items), depth)
 
     def _matrix(self, a: str, g: str, depth: int) -> bool | None:
         """By cell; a tuple may stand for a vector and [[1, 2], [3, 4]] for a matrix."""
@@ -316,52 +314,7 @@ class _Comparison:
             return self.say(False, "only one is a matrix")
         if ma.shape != mg.shape:
             return self.say(False, "another shape of matrix")
-        return all(self._in_order(ra, rg, depth) for ra, rg in zip(ma.rows, mg.rows, strict=True))
-
-    def _relation(self, a: str, g: str, depth: int) -> bool | None:
-        """Names in front of "=" may be left out; whole equations may be written in another way."""
-        (ma, sa), (mg, sg) = split_relation(a), split_relation(g)
-        if not sa and not sg:
-            return None
-        if "\\in" in sa or "\\in" in sg:
-            bare = [m[1] if s == ["\\in"] and is_name(m[0]) else t for m, s, t in ((ma, sa, a), (mg, sg, g))]
-            return self.equal(bare[0], bare[1], depth + 1) if bare != [a, g] else self.say(False, "another relation")
-        if sa == sg == ["="]:
-            return self._equations(ma, mg, depth)
-        if _VALUE_SIGNS.issuperset(sa) and _VALUE_SIGNS.issuperset(sg):
-            values_a, values_g = values_of(ma, sa, asked_for=not sg), values_of(mg, sg)
-            if says_two_numbers(ma, sa) or says_two_numbers(mg, sg):
-                return self.say(False, "contradiction")
-            return all(self.equal(x, y, depth + 1) for x in values_a for y in values_g)
-        if len(sa) == len(sg) == 1 and sa[0] in FLIPPED and sg[0] in FLIPPED:
-            return self._inequalities(ma, sa[0], mg, sg[0])
-        for members, signs in ((ma, sa), (ma[::-1], [FLIPPED.get(s, s) for s in sa[::-1]])):
-            if signs == sg:
-                return self._in_order(members, mg, depth)
-        return self.say(False, "another relation")
-
-    def _equations(self, ma: list[str], mg: list[str], depth: int) -> bool:
-        if key(ma[0]) == key(mg[0]):
-            return self.equal(ma[1], mg[1], depth + 1)
-        if function_of(ma[0]) or function_of(mg[0]):
-            if "y" in (ma[0], mg[0]):  # y = x^2 for f(x) = x^2
-                return self.equal(ma[1], mg[1], depth + 1)
-            renamed = rename_argument(ma, mg)
-            return self.equal(renamed, mg[1], depth + 1) if renamed else self.say(False, "another function")
-        factors = constant_factors(ma, mg)
-        if factors is None:
-            return self._ask(f"{ma[0]}={ma[1]}", f"{mg[0]}={mg[1]}")
-        return self.say(bool(factors), "equations")
-
-    def _inequalities(self, ma: list[str], sa: str, mg: list[str], sg: str) -> bool:
-        if ("eq" in sa) != ("eq" in sg):
-            return self.say(False, "strict against not strict")
-        factors = constant_factors(ma, mg)
-        if factors is None:
-            return self._ask(f"{ma[0]}{sa} {ma[1]}", f"{mg[0]}{sg} {mg[1]}")
-        same_direction = (sa in _INCREASING) == (sg in _INCREASING)
-        good = any(f.imag == 0 and (f.real > 0) == same_direction for f in factors)
-        return self.say(good, "inequalities")
+        return all(self.in_order(ra, rg, depth) for ra, rg in zip(ma.rows, mg.rows, strict=True))
 
     def _leaf(self, a: str, g: str) -> bool:
         """Two single expressions, by value."""
@@ -369,9 +322,9 @@ class _Comparison:
         if self.leaves > MAX_LEAVES:
             return self.say(False, "too many parts")
         equal, reason = same_value(a, g)
-        return self._ask(a, g) if equal is None else self.say(equal, reason)
+        return self.ask(a, g) if equal is None else self.say(equal, reason)
 
-    def _ask(self, a: str, g: str) -> bool:
+    def ask(self, a: str, g: str) -> bool:
         """Last resort: a symbolic library in another process."""
         if refused := refusal(a) or refusal(g):
             return self.say(False, refused)
@@ -385,7 +338,7 @@ class _Comparison:
 def _by(notation: Callable[[str, str], Decision]) -> Rule:
     """The rule for a notation of its own."""
 
-    def rule(comparison: _Comparison, a: str, g: str, depth: int) -> bool | None:
+    def rule(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
         decision = notation(a, g)
         return None if decision is None else comparison.say(*decision)
 
@@ -393,21 +346,21 @@ def _by(notation: Callable[[str, str], Decision]) -> Rule:
 
 
 _RULES: tuple[Rule, ...] = (
-    _Comparison._choice,
+    Comparison._choice,
     _by(same_daytime),
-    _Comparison._text,
-    _Comparison._clause,
-    _Comparison._conditional,
-    _Comparison._residue,
+    Comparison._text,
+    Comparison._clause,
+    Comparison._conditional,
+    Comparison._residue,
     _by(same_in_base),
     _by(same_compound),
-    _Comparison._quantity,
+    Comparison._quantity,
     _by(same_ratio),
-    _Comparison._list,
-    _Comparison._region,
-    _Comparison._matrix,
-    _Comparison._brackets,
-    _Comparison._relation,
+    Comparison._list,
+    Comparison._region,
+    Comparison._matrix,
+    Comparison._brackets,
+    relation,
 )
 
 

@@ -13,6 +13,7 @@ MAX_LENGTH = 4_000
 
 
 def names(text: str) -> tuple[str, ...]:
+    """The words of a text: a way to write long lists of names."""
     return tuple(text.split())
 
 

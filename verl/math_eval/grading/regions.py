@@ -47,6 +47,7 @@ class Cut:
 
     @property
     def place(self) -> tuple[Any, bool]:
+        """Cuts that share it are the same cut; smaller ones are further left."""
         return self.value, self.after
 
 
@@ -92,6 +93,7 @@ def may_be_region(text: str) -> bool:
 
 
 def may_be_union(text: str) -> bool:
+    """Whether a union of sets is written in the text."""
     return "\\cup" in text
 
 

@@ -206,6 +206,7 @@ def expand_plus_minus(text: str) -> list[str]:
 
 
 def is_set(found: Bracketed | None) -> bool:
+    """Whether the brackets are those of a set, ``\\{ ... \\}``."""
     return found is not None and found.opening == "\\{"
 
 

@@ -16,6 +16,7 @@ GRACE = 5  # seconds after which the kernel ends this process even if its parent
 
 
 def main() -> None:
+    """Answer questions until the input ends. Limits this process in memory and in time per question."""
     # The folder of this file is in front on sys.path when it is run by its path; none of its modules may hide a
     # library's.
     sys.path[:] = [p for p in sys.path if os.path.realpath(p or ".") != os.path.dirname(os.path.realpath(__file__))]

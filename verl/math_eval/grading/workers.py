@@ -117,6 +117,7 @@ class SymbolicPool:
         return result
 
     def close(self) -> None:
+        """End all processes."""
         with self.lock:
             workers = list(self.alive)
         for worker in workers:
