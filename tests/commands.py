@@ -18,6 +18,7 @@ from unittest import mock
 
 from torch.distributed.run import get_args_parser
 
+from verl.trainer.fsdp_dft_trainer.checks import training_objective
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
 
 PROJECT = Path(__file__).parents[1]
@@ -25,6 +26,7 @@ TRAINER = "verl.trainer.fsdp_dft_trainer"
 SWITCHES = ("--help", "--cfg", "--dry_run")  # of the trainer, beside its flags
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 # Commands that are not ours; what they do with their arguments is not looked at.
+ELSEWHERE = ("scripts/bench_trl.py",)  # runs in an environment of its own, with packages that this one has not
 FOREIGN = ("cd", "git", "mkdir", "rm", "touch", "vllm", "export")
 
 
@@ -44,8 +46,10 @@ def check_command(words: list[str]) -> None:
         check_trainer_flags(options.training_script_args)
     elif program == "python" and rest[0] == "-m":
         _check_module(rest[1], rest[2:])
+    elif program == "python" and rest[0] in ELSEWHERE:
+        _existing(rest[0])
     elif program == "python":
-        check_options(_main_of_file(_existing(rest[0])), rest[1:])
+        check_options(main_of_file(_existing(rest[0])), rest[1:])
     elif program == "bash":
         _check_script(_existing(rest[0]), rest[1:])
     elif program == "source":
@@ -58,7 +62,9 @@ def check_command(words: list[str]) -> None:
 
 
 def check_trainer_flags(flags: list[str]) -> None:
-    compose_config([flag for flag in flags if flag not in SWITCHES])
+    config = compose_config([flag for flag in flags if flag not in SWITCHES])
+    if not config.objective.path:  # else a file of the reader's own
+        training_objective(config)
 
 
 def check_options(main: Callable[..., object], words: list[str]) -> None:
@@ -96,6 +102,11 @@ def main_of_module(name: str) -> Callable[..., object]:
     return importlib.import_module(f"{name}.__main__" if has_main else name).main
 
 
+def main_of_file(path: Path) -> Callable[..., object]:
+    """``main`` of a script."""
+    return _load(path).main
+
+
 def lines_of_dry_run(script: Path, words: list[str], **environment: str) -> list[list[str]]:
     """The commands that ``script`` prints with DRY_RUN=1, each split into words; what begins with "[" is progress."""
     done = subprocess.run(
@@ -128,11 +139,6 @@ def _existing(name: str) -> Path:
     if not path.is_file():
         raise FileNotFoundError(f"no file {name}")
     return path
-
-
-def _main_of_file(path: Path) -> Callable[..., object]:
-    module = _load(path)
-    return module.main
 
 
 def _load(path: Path) -> ModuleType:

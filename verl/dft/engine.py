@@ -55,6 +55,7 @@ class DFTEngine(FSDPEngineWithLMHead):
     # ---------------------------------------------------------------- construction
 
     def initialize(self) -> None:
+        """verl's construction, then the frozen model and the choice of the head."""
         super().initialize()
         if self.wants_reference:
             self.reference = Reference(self.module if self._is_lora else self._frozen_copy(), self._is_lora)
@@ -137,6 +138,7 @@ class DFTEngine(FSDPEngineWithLMHead):
     def forward_step(
         self, micro_batch: TensorDict, loss_function: Objective, forward_only: bool
     ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The loss of a micro-batch, with a graph unless ``forward_only``, and the sums that are logged about it."""
         on_host = micro_batch
         micro_batch = micro_batch.to(get_device_id())
         inputs, layout = self.prepare_model_inputs(micro_batch=micro_batch)
