@@ -20,23 +20,6 @@ from verl.math_eval.tables import score_table
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture(scope="module")
-def backend(tiny_model):
-    return TransformersBackend(str(tiny_model), device="cpu")
-
-
-@pytest.fixture
-def data(tmp_path):
-    path = tmp_path / "sums.jsonl"
-    path.write_text("".join(json.dumps({"question": f"{i} + 1?", "answer": i + 1}) + "\n" for i in range(6)))
-    return path
-
-
-@pytest.fixture
-def options(data):
-    return EvalOptions(data_names=(str(data),), n_sampling=3, temperature=1.0, max_tokens_per_call=8)
-
-
 def samples(folder):
     return [json.loads(line) for line in (folder / "sums" / "samples.jsonl").read_text().splitlines()]
 

@@ -14,31 +14,14 @@ import pytest
 
 from verl.math_eval.__main__ import main
 from verl.math_eval.backends.transformers_backend import TransformersBackend
-from verl.math_eval.harness import EvalOptions, evaluate
+from verl.math_eval.harness import evaluate
 from verl.math_eval.samples import SampleStore
-
-
-@pytest.fixture(scope="module")
-def backend(tiny_model):
-    return TransformersBackend(str(tiny_model), device="cpu")
 
 
 @pytest.fixture(autouse=True)
 def no_plots(monkeypatch):
     """They take most of the time, and test_report.py looks at them."""
     monkeypatch.setattr("verl.math_eval.report.draw_all", lambda *args: [])
-
-
-@pytest.fixture
-def data(tmp_path):
-    path = tmp_path / "sums.jsonl"
-    path.write_text("".join(json.dumps({"question": f"{i} + 1?", "answer": i + 1}) + "\n" for i in range(6)))
-    return path
-
-
-@pytest.fixture
-def options(data):
-    return EvalOptions(data_names=(str(data),), n_sampling=3, temperature=1.0, max_tokens_per_call=8)
 
 
 def lines(folder):
