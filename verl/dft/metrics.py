@@ -4,6 +4,7 @@ A mean of means would weigh the tokens of a sparse micro-batch more than the oth
 """
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 import torch
 
 # The order of the entries in every statistics vector of this module.
-SUMS = ("target_tokens", "loss", "nll", "one_minus_p", "correct", "stop_tokens", "stop_p")
+SUMS = ("target_tokens", "loss", "nll", "one_minus_p", "correct", "stop_tokens", "stop_p", "impossible")
+LOG_P_ROUNDING = 1e-4  # how far above 0 a head may round log p
 
 
 def token_sums(
@@ -32,6 +34,7 @@ def token_sums(
             correct.double().sum(),
             is_stop.double().sum(),
             (log_probs.exp() * is_stop).sum(),
+            (~(log_probs <= LOG_P_ROUNDING) | ~losses.isfinite()).double().sum(),  # NaN is not <= anything
         ]
     )
 
@@ -42,7 +45,7 @@ def summarize(sums: torch.Tensor) -> dict[str, float]:
     Keys: loss, nll, one_minus_p, mean_p, accuracy, stop_p (mean p of the tokens that end a response), target_tokens.
     """
     values = dict(zip(SUMS, sums.tolist(), strict=True))
-    count, stops, stop_p = (values.pop(name) for name in ("target_tokens", "stop_tokens", "stop_p"))
+    count, stops, stop_p, _ = (values.pop(name) for name in ("target_tokens", "stop_tokens", "stop_p", "impossible"))
     mean = {name: value / count if count else float("nan") for name, value in values.items()}
     return {
         "loss": mean["loss"],
@@ -61,12 +64,20 @@ class MetricsFile:
     def __init__(self, path: Path, last_step: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= last_step]
-        path.write_text("".join(kept), encoding="utf-8")
+        partial = path.with_suffix(".partial")  # whoever is killed here still has the old file
+        partial.write_text("".join(kept), encoding="utf-8")
+        os.replace(partial, path)
         self.path = path
 
     def append(self, metrics: dict[str, float], step: int) -> None:
+        """One more line. NaN is written as NaN, which json.loads reads."""
         with self.path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    def flush(self) -> None:
+        """The lines reach the disk."""
+        with self.path.open("rb") as file:
+            os.fsync(file.fileno())
 
 
 def _complete_lines(path: Path) -> list[str]:
@@ -89,6 +100,7 @@ class ModelFlops:
 
     @classmethod
     def of(cls, module: torch.nn.Module, config: Any) -> "ModelFlops":
+        """Counted on the modules of a language model that is not sharded yet."""
         linear = [m.weight.numel() for m in module.modules() if isinstance(m, torch.nn.Linear)]
         head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
         return cls(sum(linear), config.num_hidden_layers * config.num_attention_heads * head_size)

@@ -18,6 +18,8 @@ from verl.dft import activations, attention
 from verl.dft.dataset import RowFormat, check_files
 from verl.dft.objectives import Objective, objective
 from verl.dft.prompts import PromptFormat, resolve_prompt_format
+from verl.trainer.fsdp_dft_trainer.progress import BEST_METRICS
+from verl.trainer.fsdp_dft_trainer.stopping import seconds_of
 
 
 def complete_config(config: DictConfig, say: Any = print) -> DictConfig:
@@ -36,6 +38,7 @@ def complete_config(config: DictConfig, say: Any = print) -> DictConfig:
         _complete_precision(config)
         _complete_optimizer(config)
         _complete_model(config, say)
+        _check_session(config)
         for flag in ("train_files", "val_files"):
             config.data[flag] = file_list(config.data[flag])
             if not config.data.custom_cls.path:
@@ -148,6 +151,40 @@ def _check_choices(config: DictConfig) -> None:
         )
     if config.engine.strategy == "fsdp2" and config.engine.wrap_policy.get("min_num_params"):
         raise ValueError("min_num_params needs model.strategy=fsdp; fsdp2 shards by transformer layer.")
+
+
+def _check_session(config: DictConfig) -> None:
+    """How a run is saved, stopped and gone on with."""
+    trainer = config.trainer
+    _check_contents(config.checkpoint.save_contents)
+    seconds_of(trainer.max_time)
+    choices = {
+        "resume_changed": ("refuse", "allow"),
+        "on_nonfinite": ("stop", "skip"),
+        "best_metric": (None, *BEST_METRICS),
+    }
+    for flag, known in choices.items():
+        if trainer[flag] not in known:
+            raise ValueError(
+                f"expected trainer.{flag} to be one of {', '.join(map(str, known))}; found {trainer[flag]!r}"
+            )
+    for flag in ("max_nonfinite", "patience", "max_ckpt_to_keep"):
+        value = trainer[flag]
+        if value is not None and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"expected trainer.{flag} to be 1 or more; found {value!r}")
+    if trainer.patience and not trainer.best_metric:
+        raise ValueError("trainer.patience needs trainer.best_metric: by what is a validation the best?")
+    if trainer.best_metric and not config.data.val_files:
+        raise ValueError(f"trainer.best_metric={trainer.best_metric} needs data.val_files.")
+
+
+def _check_contents(contents: Sequence[str]) -> None:
+    known = {"model", "optimizer", "extra", "hf_model"}
+    if set(contents) - known or not {"model", "hf_model"} & set(contents):
+        raise ValueError(
+            "expected checkpoint.save_contents to hold model or hf_model, and others of "
+            f"{', '.join(sorted(known))}; found {', '.join(contents)}"
+        )
 
 
 def _check_launch(config: DictConfig) -> None:

@@ -1,35 +1,48 @@
 """One process of a training run: process group up, train, process group down."""
 
 import os
-import random
 import socket
+import time
 from datetime import timedelta
+from pathlib import Path
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 from verl.utils.device import get_device_name, get_nccl_backend, get_torch_device
 
 from verl.trainer.fsdp_dft_trainer.checks import complete_config
+from verl.trainer.fsdp_dft_trainer.stopping import STOP_FILE, StopRequests, die_with_torchrun, leave, seconds_of
 
 # A rank that waits longer than this for the others gives up. Tokenising a large data set is the longest wait.
 COLLECTIVE_TIMEOUT = timedelta(hours=2)
 
 
 def train(config: DictConfig) -> None:
-    """Train as configured. Works under torchrun, and alone as a world of one rank."""
+    """Train as configured. Works under torchrun, and alone as a world of one rank.
+
+    Raises SystemExit with a status of its own when it was asked to stop before the last step, see ``stopping``.
+    """
+    started = time.monotonic()
+    die_with_torchrun()
     _be_a_world_of_one_without_torchrun()
     say = _print_line if os.environ["RANK"] == "0" else _say_nothing
     config = complete_config(config, say)
     say(f"Starting {os.environ['WORLD_SIZE']} rank(s) on {get_device_name()}; verl's engine takes seconds to import.")
     _start_process_group()
-    _seed_everything(config.trainer.seed)
 
-    from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer
+    from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer, seed_everything
 
+    seed_everything(config.trainer.seed)  # the same on every rank: LoRA draws its matrices before they are sharded
     trainer = DFTTrainer(config)
-    trainer.fit()
+    stop_file = Path(config.trainer.default_local_dir) / STOP_FILE
+    if os.environ["RANK"] == "0":
+        stop_file.unlink(missing_ok=True)
+    trainer.stop_requests = StopRequests(seconds_of(config.trainer.max_time), started)
+    trainer.stop_requests.listen()
+    reason = trainer.fit()
     torch.distributed.destroy_process_group()
+    if reason is not None:
+        leave(reason, trainer.progress.step, trainer.total_training_steps, stop_file)
 
 
 def _be_a_world_of_one_without_torchrun() -> None:
@@ -49,13 +62,6 @@ def _start_process_group() -> None:
     get_torch_device().set_device(int(os.environ["LOCAL_RANK"]))
     backend = f"cpu:gloo,{get_device_name()}:{get_nccl_backend()}"
     torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
-
-
-def _seed_everything(seed: int) -> None:
-    """The same seed on every rank: LoRA matrices are drawn before they are sharded, and must agree."""
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
 
 
 def _print_line(text: str) -> None:

@@ -1,16 +1,14 @@
 """The training loop. Read :meth:`DFTTrainer.fit` first, then :meth:`DFTTrainer.train_step`."""
 
-import os
+import random
 import time
-from dataclasses import fields
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from hydra.errors import InstantiationException
-from hydra.utils import get_class
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from tensordict import TensorDict
 from tqdm import tqdm
 from verl.trainer.sft_trainer import SFTTrainer
@@ -18,18 +16,20 @@ from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
 from verl.utils.device import get_torch_device
-from verl.utils.fs import copy_to_local
 from verl.utils.import_utils import load_extern_object
-from verl.utils.tracking import Tracking
-from verl.workers.config import HFModelConfig
 
 from verl.dft.batches import TrainBatches, validation_batches
-from verl.dft.dataset import TokenizedRows, check_files, decoded_example, share_within_node, tokenize_files
+from verl.dft.dataset import TokenizedRows, decoded_example, share_within_node
 from verl.dft.engine import DFTEngine
 from verl.dft.forecast import short_form
-from verl.dft.metrics import SUMS, MetricsFile, summarize
-from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints, verl_contents
-from verl.trainer.fsdp_dft_trainer.checks import needed_columns, prompt_format, row_format, training_objective
+from verl.dft.metrics import SUMS, summarize
+from verl.trainer.fsdp_dft_trainer.bad_batches import BadBatches, trouble
+from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints
+from verl.trainer.fsdp_dft_trainer.checks import prompt_format, training_objective
+from verl.trainer.fsdp_dft_trainer.identity import run_identity
+from verl.trainer.fsdp_dft_trainer.inputs import model_config, only_fields_of_target, tokenized_rows
+from verl.trainer.fsdp_dft_trainer.run_log import RunLog
+from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
 
 UNKNOWN_STOP_TOKEN = 0.01  # mean probability under which the trainer warns
 
@@ -49,13 +49,14 @@ class DFTTrainer(SFTTrainer):
         self.rank = dist.get_rank()
         self.device_name = config.trainer.device
         self.objective = training_objective(config)
+        self.stop_requests = StopRequests()
         self._build_config()
         self._build_dataset()
         self._build_engine()
         self._build_dataloader()
         self._init_engine()
         self._build_ckpt_handler()
-        self.resume_global_step = self.checkpoints.resume()
+        self.progress = self.checkpoints.resume()
 
     # ---------------------------------------------------------------- construction, in the parent's order
 
@@ -65,11 +66,10 @@ class DFTTrainer(SFTTrainer):
         optim = self.config.optim.copy()
         if wsd:
             optim.lr_scheduler_type = "constant"
-        self.model_config = _model_config(self.config)
-        self.engine_config = omega_conf_to_dataclass(_only_fields_of_target(self.config.engine))
-        self.optimizer_config = omega_conf_to_dataclass(_only_fields_of_target(optim))
-        contents = verl_contents(list(self.config.checkpoint.save_contents))
-        self.checkpoint_config = omega_conf_to_dataclass({**self.config.checkpoint, "save_contents": contents})
+        self.model_config = model_config(self.config)
+        self.engine_config = omega_conf_to_dataclass(only_fields_of_target(self.config.engine))
+        self.optimizer_config = omega_conf_to_dataclass(only_fields_of_target(optim))
+        self.checkpoint_config = omega_conf_to_dataclass(self.config.checkpoint)
         if wsd:
             self.optimizer_config.lr_scheduler_type = "wsd"
         self.tokenizer = self.model_config.tokenizer
@@ -98,17 +98,11 @@ class DFTTrainer(SFTTrainer):
                 processor=self.model_config.processor,
                 max_samples=max_rows,
             )
-        how = row_format(self.config, self.prompt_format)
 
         def build() -> TokenizedRows:
-            local = _local_copies(files, data.use_shm)
-            check_files(local, needed_columns(self.config), flag)
-            rows, report = tokenize_files(local, how, self.tokenizer, flag, max_rows, progress=self.rank == 0)
-            largest, known = int(rows.input_ids.max()), self.model_config.hf_config.vocab_size
-            if largest >= known:
-                raise ValueError(
-                    f"the tokenizer wrote token {largest}, but the model knows {known}. They do not belong together."
-                )
+            rows, report = tokenized_rows(
+                self.config, self.model_config, self.prompt_format, flag, max_rows, progress=self.rank == 0
+            )
             if self.rank == 0:
                 print(report.text(flag, rows), flush=True)
             return rows
@@ -151,70 +145,96 @@ class DFTTrainer(SFTTrainer):
             self._tell_activation_memory()
 
     def _build_ckpt_handler(self) -> None:
-        export = "hf_model" in self.config.checkpoint.save_contents
-        self.checkpoints = Checkpoints(self.engine, self.model_config, self.config.trainer, export)
+        identity = run_identity(
+            self.config, self.engine, self.train_dataset, self.val_dataset, self.total_training_steps
+        )
+        self.checkpoints = Checkpoints(self.engine, self.model_config, self.config, identity)
+        self.bad_batches = BadBatches(self.config.trainer)
 
     # ---------------------------------------------------------------- the loop
 
-    def fit(self) -> None:
-        """Train from the step after the last checkpoint to the last step; validate and save on the way."""
-        folder = Path(self.config.trainer.default_local_dir)
-        tracking = self._tracking(folder) if self.rank == 0 else None
-        history = MetricsFile(folder / "metrics.jsonl", self.resume_global_step) if self.rank == 0 else None
-        steps = range(self.resume_global_step + 1, self.total_training_steps + 1)
-        if not steps and self.rank == 0:
-            print(f"Nothing to do: {folder} holds step {self.resume_global_step} of {self.total_training_steps}.")
-        bar = tqdm(total=self.total_training_steps, initial=steps.start - 1, desc="training", disable=self.rank != 0)
-        for step in steps:
+    def fit(self) -> str | None:
+        """Train from the step after the last checkpoint to the last step; validate and save on the way.
+
+        Returns why it stopped before the last step, if it was asked to; then the step it stopped at is saved.
+        """
+        trainer, progress = self.config.trainer, self.progress
+        log = RunLog(self.config, progress.step) if self.rank == 0 else None
+        saved = True
+        end = progress.step if progress.ended else self.total_training_steps
+        if progress.step >= end and self.rank == 0:
+            print(f"Nothing to do: {trainer.default_local_dir} holds step {progress.step} of {end}.")
+        bar = tqdm(total=end, initial=progress.step, desc="training", disable=self.rank != 0)
+        while progress.step < end and not progress.ended and not self.stop_requests.reason:
+            step, is_best = progress.step + 1, False
             metrics = self.train_step(step)
             if self.val_dataset is not None and self._is_due(step, self.test_freq):
                 metrics |= self.validate()
-            if self.rank == 0:
-                assert tracking is not None and history is not None
+                is_best = progress.note_validation(metrics, trainer.best_metric, trainer.patience)
+            if log is not None:
                 with bar.external_write_mode():
-                    tracking.log({name: float(f"{value:.6g}") for name, value in metrics.items()}, step=step)
-                history.append(metrics, step)
-            if self._is_due(step, self.save_freq):
-                self.checkpoints.save(step, self.prompt_format)
+                    log.write(metrics, step)
+            stops = progress.ended or self.stop_requests.reason
+            if is_best or stops or self._is_due(step, self.save_freq):
+                if log is not None:
+                    log.flush()  # a checkpoint must not be ahead of the metrics
+                saved = self.checkpoints.save(progress, self.prompt_format)
             bar.update()
         bar.close()
-        if tracking is not None:
-            tracking.finish()
+        self.stop_requests.done()
+        if log is not None:
+            log.close()
+        if not saved:
+            raise ValueError(f"the last checkpoint, of step {progress.step}, could not be saved; see above.")
+        return self.stop_requests.reason if progress.step < end and not progress.ended else None
 
     def train_step(self, step: int) -> dict[str, float]:
         """One optimizer step on global batch ``step``; its metrics under ``train/``.
 
-        Raises ValueError, with the model as it was before the step, when loss or gradient is not finite.
+        A step whose loss or gradient is not finite leaves the model as it was. Raises ValueError for it, or counts it.
         """
         started = time.perf_counter()
+        seed_everything(self.config.trainer.seed, step, self.rank)  # so that dropout needs no state to resume
         batch = self._batch([self.train_dataset[i] for i in self.batches.rows(step)])
         lr = self.engine.lr_scheduler.get_last_lr()[0]
         self.engine.forecasts = step == 1 and self.config.trainer.diagnose
+        lengths = _tokens_and_squares(batch) / self.engine.ulysses_sequence_parallel_size  # each rank of a group counts
         with self.engine.train_mode():
-            output = self.engine.train_batch(batch, loss_function=self.objective)
+            self.engine.optimizer_zero_grad()
+            done: Any = self.engine.forward_backward_batch(batch, loss_function=self.objective)
+            output, asked = done["metrics"], self.stop_requests.flags()
+            sums, (tokens, squares), asked = self._over_ranks(output["sums"], lengths, asked)
+            what, grad_norm = trouble(sums), float("nan")
+            if what is None:
+                grad_norm = self.engine.optimizer_step()  # verl refuses a gradient that is not finite
+                what = trouble(sums, grad_norm)
         self.engine.lr_scheduler_step()
-        sums = self._over_ranks(torch.stack(output["metrics"]["sums"]).sum(0), batch["input_ids"].offsets().diff())
         seconds = time.perf_counter() - started
-        metrics = summarize(sums[: len(SUMS)])
-        # verl tells the gradient's norm to the first rank of a sequence-parallel group only; rank 0 is one.
-        metrics |= {"grad_norm": float(output["metrics"].get("grad_norm", 0.0)), "lr": lr, "seconds": seconds}
-        tokens, squares = sums[len(SUMS) :].tolist()
-        metrics["tokens_per_second"] = tokens / seconds
+        self.stop_requests.note(asked)
+        self.progress.note_step(step, was_skipped=what is not None)
+        if what is not None:
+            overflow = self.engine.scaler is not None and trouble(sums) is None  # of fp16, which then scales by less
+            if not overflow:
+                self.bad_batches.report(step, what, self._sums_by_row(step), self.train_dataset, self.tokenizer)
+            self.bad_batches.judge(step, what, self.progress, may_skip=overflow)
+        metrics = summarize(sums) | {"grad_norm": grad_norm, "lr": lr, "seconds": seconds}
+        metrics["tokens_per_second"] = float(tokens) / seconds
         if self.device_name != "cpu":
-            metrics["mfu"] = self.engine.flops.utilization(tokens, squares, seconds)
+            metrics["mfu"] = self.engine.flops.utilization(float(tokens), float(squares), seconds)
             metrics["memory_gib"] = get_torch_device().max_memory_allocated() / 2**30
-        self._refuse_bad_numbers(step, metrics)
+        if self.bad_batches.skips:
+            metrics["skipped"] = self.progress.skipped
         if step == 1:
             self._warn_of_unknown_stop_token(metrics["stop_p"])
-        if self.engine.forecasts:
-            self._tell_forecast(output["metrics"]["forecast"])
+        if self.engine.forecasts and what is None:
+            self._tell_forecast(output["forecast"])
         return {f"train/{name}": value for name, value in metrics.items()}
 
     def validate(self) -> dict[str, float]:
         """The training metrics over every validation row, each target token with equal weight, under ``val/``."""
         rank, ranks = self.engine.get_data_parallel_rank(), self.engine.get_data_parallel_size()
         per_rank = self.config.data.train_batch_size // ranks
-        total = torch.zeros(len(SUMS), dtype=torch.float64)
+        total = torch.zeros(1, len(SUMS), dtype=torch.float64)
         shares = list(validation_batches(len(self.val_dataset), per_rank, rank, ranks))
         for rows, count in tqdm(shares, desc="validation", disable=self.rank != 0, leave=False):
             items = [dict(self.val_dataset[i]) for i in rows]
@@ -223,12 +243,12 @@ class DFTTrainer(SFTTrainer):
             with self.engine.eval_mode():
                 output = self.engine.infer_batch(self._batch(items), loss_function=self.objective)
             total += torch.stack(output["metrics"]["sums"]).sum(0).cpu()
-        sums = self._over_ranks(total.to(self.device_name))
+        sums = self._over_ranks(total.to(self.device_name))[0]
         return {f"val/{name}": value for name, value in summarize(sums).items()}
 
     # ---------------------------------------------------------------- pieces
 
-    def _batch(self, items: list[dict[str, torch.Tensor]]) -> TensorDict:
+    def _batch(self, items: list[dict[str, torch.Tensor]], **other: Any) -> TensorDict:
         if any(item["loss_mask"][0] for item in items):
             raise ValueError(
                 "expected loss_mask 0 at the first token of every row, found 1: nothing comes before it to predict it "
@@ -244,26 +264,24 @@ class DFTTrainer(SFTTrainer):
             "pad_mode": DatasetPadMode.NO_PADDING,
             "pad_token_id": self.tokenizer.pad_token_id,
         }
-        return tu.get_tensordict(tensor_dict=self.collate(items), non_tensor_dict=how)
+        return tu.get_tensordict(tensor_dict=self.collate(items), non_tensor_dict={**how, **other})
 
-    def _over_ranks(self, sums: torch.Tensor, lengths: torch.Tensor | None = None) -> torch.Tensor:
-        """The sums added over all ranks, with sum(length) and sum(length^2) behind them if lengths are given.
+    def _over_ranks(self, sums: Iterable[torch.Tensor], *riders: torch.Tensor) -> list[torch.Tensor]:
+        """The vectors of ``sums`` added up, over all ranks too, and each of ``riders`` over all ranks; on the host."""
+        own = torch.stack(list(sums)).sum(0)
+        flat = torch.cat([own, *(rider.to(own) for rider in riders)])
+        dist.all_reduce(flat)
+        return list(flat.cpu().split([len(own), *map(len, riders)]))
 
-        Under sequence parallelism each rank has summed its own part of the tokens, but knows all lengths of its group.
-        """
-        if lengths is not None:
-            extra = torch.stack([lengths.double().sum(), lengths.double().square().sum()])
-            sums = torch.cat([sums, extra.to(sums.device) / self.engine.ulysses_sequence_parallel_size])
-        dist.all_reduce(sums)
-        return sums.cpu()
-
-    def _refuse_bad_numbers(self, step: int, metrics: dict[str, float]) -> None:
-        finite = all(torch.isfinite(torch.tensor(metrics[name])) for name in ("nll", "grad_norm"))
-        if not finite and metrics["target_tokens"]:
-            raise ValueError(
-                f"step {step}: nll {metrics['nll']}, gradient norm {metrics['grad_norm']}; expected finite numbers. "
-                "The model was not updated. Lower the learning rate, or look at the rows of this step."
-            )
+    def _sums_by_row(self, step: int) -> dict[int, torch.Tensor]:
+        """This rank's part of a step once more, row by row, without gradient or dropout."""
+        found = {}
+        for row in self.batches.rows(step).tolist():
+            batch = self._batch([self.train_dataset[row]], use_dynamic_bsz=False, micro_batch_size_per_gpu=1)
+            with self.engine.eval_mode():
+                output = self.engine.infer_batch(batch, loss_function=self.objective)
+            found[row] = torch.stack(output["metrics"]["sums"]).sum(0).cpu()
+        return found
 
     def _warn_of_unknown_stop_token(self, stop_p: float) -> None:
         """A base model may never have seen the token that ends a response, and DFT leaves tokens at p near 0 alone."""
@@ -278,7 +296,7 @@ class DFTTrainer(SFTTrainer):
             )
 
     def _tell_forecast(self, sums: list[torch.Tensor]) -> None:
-        total = self._over_ranks(torch.stack(sums).sum(0))
+        (total,) = self._over_ranks(sums)
         if self.rank == 0:
             print(f"Before the first update, on its batch: {short_form(total)}", flush=True)
 
@@ -297,45 +315,16 @@ class DFTTrainer(SFTTrainer):
     def _is_due(self, step: int, every: int) -> bool:
         return step == self.total_training_steps or (every > 0 and step % every == 0)
 
-    def _tracking(self, folder: Path) -> Any:
-        os.environ.setdefault("TENSORBOARD_DIR", str(folder / "tensorboard"))
-        trainer = self.config.trainer
-        return Tracking(
-            project_name=trainer.project_name,
-            experiment_name=trainer.experiment_name,
-            default_backend=list(trainer.logger),
-            config=OmegaConf.to_container(self.config),
-        )
+
+def seed_everything(*seed: int) -> None:
+    """Every generator of this process, from one or more numbers."""
+    drawn = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    random.seed(drawn)
+    np.random.seed(drawn)
+    torch.manual_seed(drawn)
 
 
-def _model_config(config: DictConfig) -> HFModelConfig:
-    """verl's model configuration, which loads configuration and tokenizer. Raises ValueError for what is no model."""
-    own = _only_fields_of_target(config.model)
-    own.custom_chat_template = None  # a path or a name here; resolved by prompt_format()
-    try:
-        made = omega_conf_to_dataclass(own)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        raise ValueError(
-            f"expected a model and its tokenizer in model.partial_pretrain={config.model.path}; "
-            f"{type(cause).__name__}: {str(cause).splitlines()[0]}"
-        ) from error
-    if not made.tokenizer("What is 1 + 1?", add_special_tokens=False)["input_ids"]:
-        raise ValueError(
-            f"expected a tokenizer in {made.tokenizer_path}, found one without vocabulary: its files are missing. "
-            "Set model.tokenizer_path, or copy tokenizer.json and tokenizer_config.json there."
-        )
-    # verl copies the choice into the configuration as well, and a saved model would then ask for it wherever it is
-    # loaded. What transformers reads in this process is the private attribute.
-    made.hf_config.__dict__.pop("attn_implementation", None)
-    return made
-
-
-def _only_fields_of_target(node: DictConfig) -> DictConfig:
-    """The part of ``node`` that its ``_target_`` dataclass knows: our yaml keeps the original's names beside it."""
-    known = {field.name for field in fields(get_class(node["_target_"]))} | {"_target_"}
-    return OmegaConf.create({key: value for key, value in node.items() if key in known})
-
-
-def _local_copies(files: list[str], use_shm: bool) -> list[str]:
-    return [copy_to_local(file, use_shm=use_shm) for file in files]
+def _tokens_and_squares(batch: TensorDict) -> torch.Tensor:
+    """sum(length) and sum(length^2) of the rows."""
+    lengths = batch["input_ids"].offsets().diff().double()
+    return torch.stack([lengths.sum(), lengths.square().sum()])

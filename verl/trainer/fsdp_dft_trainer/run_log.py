@@ -1,0 +1,48 @@
+"""Where the metrics of a run go: ``metrics.jsonl``, and what ``trainer.logger`` names. On rank 0 only."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from verl.utils.tracking import Tracking
+
+from verl.dft.metrics import MetricsFile
+
+
+class RunLog:
+    """Opened behind ``last_step``: what was written of later steps, by a run that then died, is taken back."""
+
+    def __init__(self, config: DictConfig, last_step: int) -> None:
+        trainer, folder = config.trainer, Path(config.trainer.default_local_dir)
+        os.environ.setdefault("TENSORBOARD_DIR", str(folder / "tensorboard"))
+        self.history = MetricsFile(folder / "metrics.jsonl", last_step)
+        self.tracking = Tracking(
+            project_name=trainer.project_name,
+            experiment_name=trainer.experiment_name,
+            default_backend=list(trainer.logger),
+            config=OmegaConf.to_container(config),
+        )
+        if last_step and "tensorboard" in trainer.logger:
+            _purge_behind(self.tracking.logger["tensorboard"].writer, last_step)
+
+    def write(self, metrics: dict[str, float], step: int) -> None:
+        """Log the metrics of a step, to six digits, and write them to metrics.jsonl in full."""
+        self.tracking.log({name: float(f"{value:.6g}") for name, value in metrics.items()}, step=step)
+        self.history.append(metrics, step)
+
+    def flush(self) -> None:
+        """metrics.jsonl reaches the disk."""
+        self.history.flush()
+
+    def close(self) -> None:
+        """Let the loggers finish."""
+        self.tracking.finish()
+
+
+def _purge_behind(writer: Any, last_step: int) -> None:
+    """What ``SummaryWriter(purge_step=...)``, which verl does not pass on, tells the readers of its events."""
+    from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+    start = SessionLog(status=SessionLog.START)
+    writer.file_writer.add_event(Event(step=last_step + 1, session_log=start))
