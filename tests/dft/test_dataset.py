@@ -81,7 +81,7 @@ def test_truncation_drop_and_error(tmp_path):
     length = len(tokenize(tmp_path, ROWS)[0][1]["input_ids"])
     rows, report = tokenize(tmp_path, ROWS, max_length=length - 1, truncation="drop")
     assert len(rows) == 1 and report.dropped == {f"longer than {length - 1} tokens": 1}
-    with pytest.raises(ValueError, match=f"row 1 has {length} tokens, more than data.max_length={length - 1}"):
+    with pytest.raises(ValueError, match=f"row 1: the row has {length} tokens, more than data.max_length={length - 1}"):
         tokenize(tmp_path, ROWS, max_length=length - 1, truncation="error")
     with pytest.raises(ValueError, match="one of right, left, drop, error; found 'middle'"):
         row_format(truncation="middle")

@@ -4,6 +4,7 @@ A row of n tokens becomes ``input_ids`` (n,), ``position_ids`` 0 .. n-1 and ``lo
 a target. The first token of a row is never a target, since nothing comes before it.
 """
 
+import itertools
 import os
 import socket
 import tempfile
@@ -18,12 +19,14 @@ import pyarrow.parquet as pq
 import torch
 from tqdm import tqdm
 
+from verl.dft.control_tokens import MARK, ControlTokens
+from verl.dft.parquet_rows import Place, naming, rows_of_files
 from verl.dft.prompts import PromptFormat
 
 TRUNCATIONS = ("right", "left", "drop", "error")
-ROWS_AT_A_TIME = 1024
+ROWS_AT_A_TIME, CHARACTERS_AT_A_TIME = 1024, 4 << 20  # a fast tokenizer takes some 150 bytes per token while it works
 
-Segment = tuple[str, bool]  # a piece of text, and whether its tokens are targets
+Segment = tuple[str, bool]  # a piece of text with its special tokens' names hidden, and whether it is a target
 
 
 @dataclass(frozen=True)
@@ -31,7 +34,8 @@ class RowFormat:
     """Where a row keeps its text, and how that text becomes tokens.
 
     Single turn: ``row[prompt_key][k1][k2]...`` is the question (text or chat messages), likewise the response; the
-    tokens are ``prompt format + response + response_end``, and all tokens of response and end are targets.
+    tokens are ``prompt format + response + response_end``, and all tokens of response and end are targets. Special
+    tokens named in question, response or messages are text like any other, see :mod:`verl.dft.control_tokens`.
     Multi turn: ``row[messages_key]`` is a conversation; what the chat template writes for each assistant turn, up to
     the last non-blank character, is a target.
     """
@@ -80,6 +84,7 @@ class TokenizedRows(torch.utils.data.Dataset):
         return np.diff(self.starts)
 
     def save(self, folder: Path) -> None:
+        """Write the arrays into ``folder``, for :meth:`map`."""
         for name in ("input_ids", "loss_mask", "starts"):
             np.save(folder / f"{name}.npy", getattr(self, name))
 
@@ -91,17 +96,20 @@ class TokenizedRows(torch.utils.data.Dataset):
 
 @dataclass
 class Report:
-    """How many rows came in, what was cut, what was dropped and why."""
+    """How many rows came in, what was cut, what was dropped and why, what is odd about others."""
 
     rows_in: int = 0
     cut: int = 0
     dropped: Counter = field(default_factory=Counter)
+    odd: Counter = field(default_factory=Counter)
 
     def text(self, name: str, rows: TokenizedRows) -> str:
+        """The counts in one line that begins with ``name``."""
         lost = "".join(f"; dropped {count} ({why})" for why, count in sorted(self.dropped.items()))
         cut = f"; {self.cut} cut to the maximal length" if self.cut else ""
+        odd = "".join(f"; {count} {what}" for what, count in sorted(self.odd.items()))
         return (
-            f"{name}: {self.rows_in} rows in, {len(rows)} kept{cut}{lost}; "
+            f"{name}: {self.rows_in} rows in, {len(rows)} kept{cut}{lost}{odd}; "
             f"{len(rows.input_ids)} tokens, {int(rows.loss_mask.sum(dtype=np.int64))} of them targets"
         )
 
@@ -130,22 +138,25 @@ def tokenize_files(
 ) -> tuple[TokenizedRows, Report]:
     """Tokenise every row of the files, in order. ``max_rows``: only the first so many, -1 for all.
 
-    Raises ValueError that names file and row for a null or non-text question, response or message.
+    Raises ValueError that names file and row for what is no text, no conversation, or cannot be tokenised as such.
     """
     total = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
     total = total if max_rows < 0 else min(total, max_rows)
     report = Report()
     ids, masks, starts = _Growing(np.int32), _Growing(np.uint8), [0]
     with tqdm(total=total, desc=f"tokenising {name}", unit="row", disable=not progress, mininterval=1.0) as bar:
-        for segments in _batches(_segments_of_files(files, row_format, tokenizer, total), ROWS_AT_A_TIME):
-            for row_ids, row_mask in _encode(segments, row_format, tokenizer):
+        for batch in _batches(_segments_of_files(files, row_format, tokenizer, total)):
+            for place, row_ids, row_mask in _encode(batch, row_format, tokenizer):
                 report.rows_in += 1
-                kept = _fit(row_ids, row_mask, row_format, report)
+                with naming(place):
+                    kept = _fit(row_ids, row_mask, row_format, report)
                 if kept is not None:
                     ids.extend(kept[0])
                     masks.extend(kept[1])
                     starts.append(starts[-1] + len(kept[0]))
-            bar.update(len(segments))
+            for _, segments in batch:
+                _note_oddities(segments, row_format, report)
+            bar.update(len(batch))
     if len(starts) == 1:
         raise ValueError(f"{name}: no row is left to train on. {dict(report.dropped)}")
     return TokenizedRows(ids.array(), masks.array(), np.asarray(starts, dtype=np.int64)), report
@@ -184,39 +195,32 @@ class _Growing:
         return np.concatenate(self.chunks)
 
 
-def _batches(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    batch: list[Any] = []
-    for item in items:
-        batch.append(item)
-        if len(batch) == size:
+def _batches(rows: Iterable[tuple[Place, list[Segment]]]) -> Iterator[list[tuple[Place, list[Segment]]]]:
+    """Many rows for one call of the tokenizer, few where they are long."""
+    batch: list[tuple[Place, list[Segment]]] = []
+    size = 0
+    for place, segments in rows:
+        batch.append((place, segments))
+        size += sum(len(text) for text, _ in segments)
+        if len(batch) == ROWS_AT_A_TIME or size >= CHARACTERS_AT_A_TIME:
             yield batch
-            batch = []
+            batch, size = [], 0
     if batch:
         yield batch
 
 
 def _segments_of_files(
     files: Sequence[str], row_format: RowFormat, tokenizer: Any, limit: int
-) -> Iterator[list[Segment] | list[int]]:
+) -> Iterator[tuple[Place, list[Segment]]]:
     to_segments = _conversation if row_format.multiturn else _single_turn
-    seen = 0
-    for file in files:
-        parquet = pq.ParquetFile(file)
-        if row_format.multiturn:
-            wanted = {row_format.messages_key, row_format.tools_key, row_format.enable_thinking_key}
-        else:
-            wanted = {row_format.prompt_keys[0], row_format.response_keys[0]}
-        columns = [column for column in parquet.schema_arrow.names if column in wanted]
-        index = 0
-        for table in parquet.iter_batches(batch_size=ROWS_AT_A_TIME, columns=columns):
-            for row in table.to_pylist():
-                if seen == limit:
-                    return
-                try:
-                    yield to_segments(row, row_format, tokenizer)
-                except ValueError as error:
-                    raise ValueError(f"{file}, row {index}: {error}") from error
-                seen, index = seen + 1, index + 1
+    if row_format.multiturn:
+        columns = {row_format.messages_key, row_format.tools_key, row_format.enable_thinking_key}
+    else:
+        columns = {row_format.prompt_keys[0], row_format.response_keys[0]}
+    for place, row in itertools.islice(rows_of_files(files, columns), limit):
+        with naming(place):
+            segments = to_segments(row, row_format, tokenizer)
+        yield place, segments
 
 
 def _single_turn(row: Mapping[str, Any], row_format: RowFormat, tokenizer: Any) -> list[Segment]:
@@ -226,8 +230,10 @@ def _single_turn(row: Mapping[str, Any], row_format: RowFormat, tokenizer: Any) 
         _check_messages(question, ".".join(row_format.prompt_keys))
     if not isinstance(response, str):
         raise ValueError(f"expected text in {'.'.join(row_format.response_keys)}, found {_describe(response)}")
-    prompt = row_format.prompt_format.render(question, tokenizer)
-    return [(prompt, False), (response + row_format.response_end, True)]
+    hide = ControlTokens.of(tokenizer).hide
+    prompt = row_format.prompt_format.render(hide(question), tokenizer)
+    # The end apart from the response: at inference it is one token, and must not melt into the text before it.
+    return [(prompt, False), (hide(response), True), (row_format.response_end, True)]
 
 
 def _conversation(row: Mapping[str, Any], row_format: RowFormat, tokenizer: Any) -> list[Segment]:
@@ -235,20 +241,21 @@ def _conversation(row: Mapping[str, Any], row_format: RowFormat, tokenizer: Any)
 
     Rendering turn by turn would differ from the native text for templates that look at the turn's place.
     """
-    messages = row[row_format.messages_key]
+    messages, tools = _lookup(row, (row_format.messages_key,)), row.get(row_format.tools_key)
+    thinking = row.get(row_format.enable_thinking_key)
     _check_messages(messages, row_format.messages_key)
-    messages = [{k: v for k, v in message.items() if v is not None} for message in messages]
-    extra = {"tools": row[row_format.tools_key]} if row.get(row_format.tools_key) else {}
-    if row.get(row_format.enable_thinking_key) is not None:
-        extra["enable_thinking"] = row[row_format.enable_thinking_key]
+    if tools and (isinstance(tools, str) or not isinstance(tools, Sequence)):
+        raise ValueError(f"expected a list of tools in {row_format.tools_key}, found {_describe(tools)}")
+    if thinking is not None and not isinstance(thinking, bool):
+        raise ValueError(f"expected true or false in {row_format.enable_thinking_key}, found {_describe(thinking)}")
+    hide = ControlTokens.of(tokenizer).hide
+    messages = hide(messages)
+    extra = {"tools": hide(tools)} if tools else {}
+    if thinking is not None:
+        extra["enable_thinking"] = thinking
 
     def render(count: int, **more: Any) -> str:
-        return tokenizer.apply_chat_template(
-            messages[:count],
-            chat_template=row_format.prompt_format.template,
-            tokenize=False,
-            **{**row_format.prompt_format.template_kwargs, **extra, **more},
-        )
+        return row_format.prompt_format.fill(messages[:count], tokenizer, **extra, **more)
 
     whole, segments, done = render(len(messages)), [], 0
     for turn, message in enumerate(messages):
@@ -293,18 +300,33 @@ def _describe(value: Any) -> str:
     return "null" if value is None else f"{type(value).__name__} {text if len(text) <= 60 else text[:57] + '...'}"
 
 
-def _encode(rows: list[list[Segment]], row_format: RowFormat, tokenizer: Any) -> Iterator[tuple[list[int], list[int]]]:
+def _encode(
+    batch: list[tuple[Place, list[Segment]]], row_format: RowFormat, tokenizer: Any
+) -> Iterator[tuple[Place, list[int], list[int]]]:
     """Ids and mask per row. Segments are tokenised apart, as a prompt and its continuation are at inference."""
-    texts = [text for segments in rows for text, _ in segments]
-    encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+    control = ControlTokens.of(tokenizer)
+    try:
+        encoded = iter(control.encode([text for _, segments in batch for text, _ in segments]))
+    except ValueError:
+        for place, segments in batch:
+            with naming(place):
+                control.encode([text for text, _ in segments])
+        raise
     bos = [] if row_format.multiturn else row_format.prompt_format.leading_ids(tokenizer)
-    for segments in rows:
+    for place, segments in batch:
         ids, mask = list(bos), [0] * len(bos)
         for _, is_target in segments:
             piece = next(encoded)
             ids += piece
             mask += [int(is_target)] * len(piece)
-        yield ids, mask
+        yield place, ids, mask
+
+
+def _note_oddities(segments: list[Segment], row_format: RowFormat, report: Report) -> None:
+    if any(MARK in text for text, _ in segments):
+        report.odd["with names of special tokens, read as text"] += 1
+    if not row_format.multiturn and not segments[1][0].strip():
+        report.odd["with an empty response, of which only the end is trained"] += 1
 
 
 def _fit(ids: list[int], mask: list[int], row_format: RowFormat, report: Report) -> tuple[list[int], list[int]] | None:
@@ -313,7 +335,7 @@ def _fit(ids: list[int], mask: list[int], row_format: RowFormat, report: Report)
     if len(ids) > limit:
         if row_format.truncation == "error":
             raise ValueError(
-                f"row {report.rows_in - 1} has {len(ids)} tokens, more than data.max_length={limit}. "
+                f"the row has {len(ids)} tokens, more than data.max_length={limit}. "
                 "Raise it, or set data.truncation to right, left or drop."
             )
         if row_format.truncation == "drop":

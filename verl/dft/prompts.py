@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from verl.dft.control_tokens import ControlTokens
 from verl.dft.templates import NAMED_TEMPLATES
 
 FILE_NAME = "prompt_format.json"
@@ -21,6 +22,8 @@ Question = str | Sequence[Mapping[str, Any]]  # plain text, or chat messages [{"
 @dataclass(frozen=True)
 class PromptFormat:
     """``encode(question)`` = tokenizer(template filled with the question), the same in training and evaluation.
+
+    The template's special tokens become tokens; the question's stay text, see :mod:`verl.dft.control_tokens`.
 
     name: ``"chat_template"``, or a key of ``NAMED_TEMPLATES``.
     kind: ``"chat"`` (``template`` is Jinja, applied to messages) or ``"text"`` (``template`` contains ``{input}``).
@@ -39,26 +42,37 @@ class PromptFormat:
     def render(self, question: Question, tokenizer, add_generation_prompt: bool = True) -> str:
         """The prompt as text. Raises ValueError for messages in a format that knows only plain questions."""
         if self.kind == "chat":
-            messages = [{"role": "user", "content": question}] if isinstance(question, str) else list(question)
-            return tokenizer.apply_chat_template(
-                messages,
-                chat_template=self.template,
-                add_generation_prompt=add_generation_prompt,
-                tokenize=False,
-                **self.template_kwargs,
-            )
+            messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
+            return self.fill(messages, tokenizer, add_generation_prompt=add_generation_prompt)
         if not isinstance(question, str):
-            if len(question) != 1 or question[0].get("role") != "user":
+            if len(question) != 1 or question[0].get("role") != "user" or not isinstance(question[0]["content"], str):
                 raise ValueError(
                     f"prompt format {self.name!r} takes one plain question; found {len(question)} messages with roles "
                     f"{[m.get('role') for m in question]}. Use a chat template for conversations."
                 )
-            question = str(question[0]["content"])
+            question = question[0]["content"]
         return self.template.replace("{input}", question)
+
+    def fill(self, messages: Sequence[Mapping[str, Any]], tokenizer, **variables: Any) -> str:
+        """What the chat template makes of messages. Raises ValueError where it cannot be filled with them.
+
+        transformers runs templates in Jinja's sandbox, where they reach nothing but what they are given.
+        """
+        # A key that is null in one row exists because other rows of the column have it; templates ask for its presence.
+        messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
+        try:
+            # As a batch of one: an empty conversation, before an assistant that speaks first, is refused alone.
+            (text,) = tokenizer.apply_chat_template(
+                [messages], chat_template=self.template, tokenize=False, **{**self.template_kwargs, **variables}
+            )
+            return text
+        except Exception as error:  # a template is a program, and raises what its author and its values make it raise
+            raise ValueError(f"the chat template cannot be filled in: {type(error).__name__}: {error}") from error
 
     def encode(self, question: Question, tokenizer) -> list[int]:
         """The prompt as token ids. A chat template writes its own BOS; a text format gets the tokenizer's, if any."""
-        ids = tokenizer(self.render(question, tokenizer), add_special_tokens=False)["input_ids"]
+        control = ControlTokens.of(tokenizer)
+        (ids,) = control.encode([self.render(control.hide(question), tokenizer)])
         return self.leading_ids(tokenizer) + ids
 
     def leading_ids(self, tokenizer) -> list[int]:
