@@ -147,10 +147,9 @@ class Timer:
         }
 
 
-def measure(name: str, folder: Path, shape: dict[str, Any], lengths: str) -> dict[str, float]:
-    """One variant on this project's or verl's engine, under torchrun with one rank."""
+def make_trainer(name: str, folder: Path, shape: dict[str, Any], made: list[dict[str, Any]]) -> Any:
+    """This project's trainer, with the engine of variant ``name``, on the rows ``made``. Call it under torchrun."""
     import torch
-    from verl.utils import tensordict_utils as tu
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
     from verl.workers.utils.losses import sft_loss
 
@@ -158,17 +157,13 @@ def measure(name: str, folder: Path, shape: dict[str, Any], lengths: str) -> dic
     from verl.trainer.fsdp_dft_trainer.command_line import compose_config
     from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer
 
-    _, engine, how = VARIANTS[name]
-    on_gpu, made = shape["device"] != "cpu", rows(shape, lengths)
-    head = how[0] if engine == "verl" and how and how[0] != PADDED else None
-
     class Bench(DFTTrainer):
         def _dataset(self, files: list[str], flag: str, max_rows: int) -> Any:
             return made
 
         def _build_engine(self) -> None:
             super()._build_engine()
-            if engine == "verl":
+            if VARIANTS[name][1] == "verl":
                 ours = self.engine
                 parts = ours.model_config, ours.engine_config, ours.optimizer_config, ours.checkpoint_config
                 self.engine = FSDPEngineWithLMHead(*parts)
@@ -177,16 +172,30 @@ def measure(name: str, folder: Path, shape: dict[str, Any], lengths: str) -> dic
         def _tell_activation_memory(self) -> None:
             pass
 
-    torch.distributed.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo")
+    torch.distributed.init_process_group("gloo" if shape["device"] == "cpu" else "cpu:gloo,cuda:nccl")
     config = complete_config(compose_config(_flags(name, folder, shape)), say=lambda text: None)
-    if head:  # flags that this project's own command refuses
-        config.model.use_fused_kernels, config.model.fused_kernel_options = True, {"impl_backend": head}
-    trainer = Bench(config)
-    timer = Timer(on_gpu)
+    if verls_head(name):  # flags that this project's own command refuses
+        config.model.use_fused_kernels = True
+        config.model.fused_kernel_options = {"impl_backend": verls_head(name)}
+    return Bench(config)
+
+
+def verls_head(name: str) -> str | None:
+    """Which of verl's fused heads a variant uses."""
+    return next((how for how in VARIANTS[name][2] if how in ("torch", "triton")), None)
+
+
+def measure(name: str, folder: Path, shape: dict[str, Any], lengths: str) -> dict[str, float]:
+    """One variant on this project's or verl's engine, under torchrun with one rank."""
+    import torch
+    from verl.utils import tensordict_utils as tu
+
+    made = rows(shape, lengths)
+    trainer, timer = make_trainer(name, folder, shape, made), Timer(shape["device"] != "cpu")
     for step in range(shape["steps"] + 1):
         timer.start()
         batch = trainer._batch(made[step * shape["batch"] : (step + 1) * shape["batch"]])
-        if head:
+        if verls_head(name):
             tu.assign_non_tensor(batch, use_fused_kernels=True)
         with trainer.engine.train_mode():
             trainer.engine.train_batch(batch, loss_function=trainer.objective)
@@ -212,6 +221,18 @@ def _flags(name: str, folder: Path, shape: dict[str, Any]) -> list[str]:
     return flags + [flag for flag in how if "=" in flag]
 
 
+def save_model(folder: Path, shape: dict[str, Any]) -> None:
+    """Random weights, and what else the trainer's checks want to see."""
+    import pandas as pd
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
+
+    Qwen2ForCausalLM(Qwen2Config(**shape["model"])).save_pretrained(folder)
+    words = Tokenizer(models.WordLevel({"<end>": 0, "What": 1, "is": 2, "?": 3}, unk_token="?"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="<end>").save_pretrained(folder)
+    pd.DataFrame({"question": ["?"], "answer": ["?"]}).to_parquet(folder / "rows.parquet")
+
+
 def command_of(name: str, trl_python: str | None) -> list[str]:
     if VARIANTS[name][1] == "trl":
         return [str(trl_python), str(Path(__file__).with_name("bench_trl.py"))]
@@ -219,17 +240,10 @@ def command_of(name: str, trl_python: str | None) -> list[str]:
 
 
 def run(names: list[str], args: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    import pandas as pd
-    from tokenizers import Tokenizer, models
-    from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
-
-    shape, found = SHAPES[args.shape], {name: [] for name in names}  # type: dict[str, Any], dict[str, list]
+    found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
-        Qwen2ForCausalLM(Qwen2Config(**shape["model"])).save_pretrained(folder)
-        words = Tokenizer(models.WordLevel({"<end>": 0, "What": 1, "is": 2, "?": 3}, unk_token="?"))
-        PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<end>", pad_token="<end>").save_pretrained(folder)
-        pd.DataFrame({"question": ["?"], "answer": ["?"]}).to_parquet(folder / "rows.parquet")
+        save_model(folder, SHAPES[args.shape])
         for turn in range(args.rounds):
             for name in names if turn % 2 == 0 else reversed(names):
                 command = [*command_of(name, args.trl_python), "--shape", args.shape, "--lengths", args.lengths]
