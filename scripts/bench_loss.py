@@ -5,8 +5,9 @@
     python scripts/bench_loss.py --tokens 2048 --rounds 3
     python scripts/bench_loss.py --device cuda           # 8192 target tokens of a 1.5B model's head, bf16
 
-Each variant runs in a process of its own, in several rounds that take turns; the table holds medians. Time is CPU
-seconds (user and system) on a CPU and device time on a GPU; memory is the peak above hidden states and weight.
+Each variant runs in a process of its own, in several rounds that take turns: a round counts its fastest iteration,
+the table holds medians of rounds. Time is CPU seconds (user and system) on a CPU and device time on a GPU; memory is
+the peak above hidden states and weight.
 Writes benchmarks/results/loss-<device>-<tokens>.json and .md.
 """
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
+from verl.dft.large_pages import prefer_large_pages
 from verl.dft.objectives import Objective
 from verl.dft.statistics import ROWS, statistics_of
 
@@ -77,6 +78,8 @@ class _LinearObjective(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden) if wants_hidden else None
         # Sums over many chunks, so fp32; empty, because the first chunk is written and not added.
         d_weight = torch.empty_like(weight, dtype=_wide(weight.dtype)) if wants_weight else None
+        if d_weight is not None:
+            prefer_large_pages(d_weight)
         loss = work.run(hidden, weight, d_hidden, d_weight)
         ctx.gradients = d_hidden, None if d_weight is None else d_weight.to(weight.dtype)
         return loss
@@ -229,7 +232,9 @@ class _Multiply:
     def memory(self, rows: int) -> torch.Tensor:
         """What :meth:`logits` of up to so many rows are written to."""
         numbers = len(self.weight) * (rows + -rows % CPU_ROW_BLOCK)
-        return torch.empty(numbers, dtype=_wide(self.weight.dtype), device=self.weight.device)
+        memory = torch.empty(numbers, dtype=_wide(self.weight.dtype), device=self.weight.device)
+        prefer_large_pages(memory)
+        return memory
 
     def logits(self, hidden: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
         """``hidden weight^T``, ``(n, V)``, in ``memory``."""
