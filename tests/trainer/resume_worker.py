@@ -39,6 +39,7 @@ def trainer(out: str, *flags: str, model: str = "model") -> DFTTrainer:
         f"trainer.default_local_dir={FOLDER}/{out}",
         "data.train_batch_size=8",
         "data.max_length=256",
+        "data.truncation=drop",
         "optim.lr=1e-3",
         "optim.override_optimizer_config={eps:1e-6}",
         "trainer.total_training_steps=6",

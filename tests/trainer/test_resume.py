@@ -52,8 +52,9 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("resume")
     rows = arithmetic_rows(53)
     rows[13]["question"] += " Z"
-    pd.DataFrame(rows[:40]).to_parquet(folder / "train.parquet")
-    pd.DataFrame(rows[:40]).assign(more="column").to_parquet(folder / "same.parquet", compression="gzip")
+    train = [{"question": "Too long?", "answer": "Yes. " * 100}, *rows[:40]]  # dropped
+    pd.DataFrame(train).to_parquet(folder / "train.parquet")
+    pd.DataFrame(train).assign(more="column").to_parquet(folder / "same.parquet", compression="gzip")
     pd.DataFrame(rows[40:]).to_parquet(folder / "val.parquet")
     save_tiny_model(folder / "model")
     save_tiny_model(folder / "model-other", seed=1)
@@ -227,6 +228,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_its_row(folder):
     ]
     assert [line["finite"] for line in lines] == [False] + [True] * 7
     assert lines[0]["row"] == 13 and lines[0]["nll"] == "nan"
+    assert lines[0]["file"] == f"{folder}/train.parquet" and lines[0]["row of the file"] == 14
     assert "What is 13 + 41? Z" in lines[0]["text"] and "⟦13 plus 41" in lines[0]["text"]
     batches = TrainBatches(40, np.ones(40), 8, rank=0, ranks=1, seed=1)
     assert sorted(line["row"] for line in lines) == sorted(batches.global_rows(step).tolist())

@@ -59,13 +59,16 @@ class RowFormat:
 
 
 class TokenizedRows(torch.utils.data.Dataset):
-    """Tokenised rows: all ids in one array, all masks in one, and where each row starts.
+    """Tokenised rows: all ids in one array, all masks in one, where each row starts, and which row of the files it was.
 
     input_ids: ``(T,)`` int32. loss_mask: ``(T,)`` uint8. starts: ``(rows + 1,)`` int64.
+    numbers: ``(rows,)`` int64, counted from 0 over all files; those of dropped rows are missing.
     """
 
-    def __init__(self, input_ids: np.ndarray, loss_mask: np.ndarray, starts: np.ndarray) -> None:
-        self.input_ids, self.loss_mask, self.starts = input_ids, loss_mask, starts
+    ARRAYS = ("input_ids", "loss_mask", "starts", "numbers")
+
+    def __init__(self, input_ids: np.ndarray, loss_mask: np.ndarray, starts: np.ndarray, numbers: np.ndarray) -> None:
+        self.input_ids, self.loss_mask, self.starts, self.numbers = input_ids, loss_mask, starts, numbers
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -85,13 +88,13 @@ class TokenizedRows(torch.utils.data.Dataset):
 
     def save(self, folder: Path) -> None:
         """Write the arrays into ``folder``, for :meth:`map`."""
-        for name in ("input_ids", "loss_mask", "starts"):
+        for name in self.ARRAYS:
             np.save(folder / f"{name}.npy", getattr(self, name))
 
     @classmethod
     def map(cls, folder: Path) -> "TokenizedRows":
         """The rows saved in ``folder``, memory-mapped: processes of one machine share the pages."""
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in ("input_ids", "loss_mask", "starts")))
+        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.ARRAYS))
 
 
 @dataclass
@@ -143,7 +146,7 @@ def tokenize_files(
     total = sum(pq.ParquetFile(file).metadata.num_rows for file in files)
     total = total if max_rows < 0 else min(total, max_rows)
     report = Report()
-    ids, masks, starts = _Growing(np.int32), _Growing(np.uint8), [0]
+    ids, masks, starts, numbers = _Growing(np.int32), _Growing(np.uint8), [0], []
     with tqdm(total=total, desc=f"tokenising {name}", unit="row", disable=not progress, mininterval=1.0) as bar:
         for batch in _batches(_segments_of_files(files, row_format, tokenizer, total)):
             for place, row_ids, row_mask in _encode(batch, row_format, tokenizer):
@@ -154,12 +157,14 @@ def tokenize_files(
                     ids.extend(kept[0])
                     masks.extend(kept[1])
                     starts.append(starts[-1] + len(kept[0]))
+                    numbers.append(report.rows_in - 1)
             for _, segments in batch:
                 _note_oddities(segments, row_format, report)
             bar.update(len(batch))
     if len(starts) == 1:
         raise ValueError(f"{name}: no row is left to train on. {dict(report.dropped)}")
-    return TokenizedRows(ids.array(), masks.array(), np.asarray(starts, dtype=np.int64)), report
+    borders, places = (np.asarray(values, dtype=np.int64) for values in (starts, numbers))
+    return TokenizedRows(ids.array(), masks.array(), borders, places), report
 
 
 def decoded_example(rows: TokenizedRows, tokenizer: Any, index: int = 0) -> str:

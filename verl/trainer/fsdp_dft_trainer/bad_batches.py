@@ -4,15 +4,16 @@ leaves the step out. Either way the optimizer has not seen it.
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 
-from verl.dft.dataset import decoded_example
+from verl.dft.dataset import TokenizedRows, decoded_example
 from verl.dft.metrics import SUMS
 from verl.trainer.fsdp_dft_trainer.agreement import NotWritten, on_first
 from verl.trainer.fsdp_dft_trainer.progress import Progress
@@ -44,10 +45,12 @@ class BadBatches:
         self.skips, self.limit = trainer.on_nonfinite == "skip", trainer.max_nonfinite
         self.folder = Path(trainer.default_local_dir)
 
-    def report(self, step: int, what: str, rows: Mapping[int, torch.Tensor], dataset: Any, tokenizer: Any) -> None:
+    def report(
+        self, step: int, what: str, rows: Mapping[int, torch.Tensor], dataset: Any, tokenizer: Any, files: Sequence[str]
+    ) -> None:
         """Write ``nonfinite_step_<step>.jsonl``: every row of the batch, those that show trouble by themselves first.
 
-        rows: of this rank, index in the data set -> its sums. Every rank must call it.
+        rows: of this rank, index in the data set -> its sums. files: those of the data set. Every rank must call it.
         """
         gathered: list[dict[int, torch.Tensor]] = [{} for _ in range(dist.get_world_size())]
         dist.all_gather_object(gathered, dict(rows))
@@ -58,7 +61,7 @@ class BadBatches:
         file = self.folder / f"nonfinite_step_{step}.jsonl"
 
         def write() -> None:
-            lines = [_line(row, sums, dataset, tokenizer) for row, sums in total.items()]
+            lines = [_line(row, sums, dataset, tokenizer, files) for row, sums in total.items()]
             lines.sort(key=lambda line: (line["finite"], line["row"]))
             text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
             file.write_text(text, encoding="utf-8", errors="backslashreplace")
@@ -86,15 +89,29 @@ class BadBatches:
             )
 
 
-def _line(row: int, sums: torch.Tensor, dataset: Any, tokenizer: Any) -> dict[str, Any]:
+def _line(row: int, sums: torch.Tensor, dataset: Any, tokenizer: Any, files: Sequence[str]) -> dict[str, Any]:
     values = dict(zip(SUMS, sums.tolist(), strict=True))
-    place = dataset.place(row) if hasattr(dataset, "place") else {}
     return {
         "row": row,
-        **place,
+        **_place(row, dataset, files),
         "finite": trouble(sums) is None,
         "target_tokens": int(values["target_tokens"]),
         "loss": str(values["loss"]),
         "nll": str(values["nll"]),
         "text": decoded_example(dataset, tokenizer, row),
     }
+
+
+def _place(row: int, dataset: Any, files: Sequence[str]) -> dict[str, Any]:
+    """The file that a row comes from and its number in there, from 0; nothing for data sets of a user's own."""
+    if not isinstance(dataset, TokenizedRows):
+        return {}
+    number = int(dataset.numbers[row])
+    for file in files:
+        if not Path(file).is_file():
+            break  # on another file system; counted over all files, then
+        rows = pq.ParquetFile(file).metadata.num_rows
+        if number < rows:
+            return {"file": file, "row of the file": number}
+        number -= rows
+    return {"row of the files": int(dataset.numbers[row])}

@@ -110,7 +110,7 @@ class Checkpoints:
 
         Whatever fails, the checkpoints that were there before stay.
         """
-        name = f"global_step_{progress.step}"
+        name, started = f"global_step_{progress.step}", time.monotonic()
         partial = self.folder / f".partial_{name}"
         try:
             self._write(partial, progress, prompts)
@@ -123,7 +123,7 @@ class Checkpoints:
             dist.barrier()
             return False
         if dist.get_rank() == 0:
-            print(f"Saved {self.folder / name}.", flush=True)
+            print(f"Saved {self.folder / name} in {time.monotonic() - started:.2f} s.", flush=True)
         return True
 
     def _write(self, partial: Path, progress: Progress, prompts: PromptFormat) -> None:

@@ -26,6 +26,8 @@ def main() -> int:
             if not file.exists():
                 print(f"error: {error}, and no rank left in order (see --shutdown-timeout)", file=sys.stderr)
                 return 1
+        finally:
+            del os.environ[STATUS_VARIABLE]
         return int(file.read_text()) if file.exists() else 0
 
 

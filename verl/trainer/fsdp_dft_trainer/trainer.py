@@ -215,7 +215,8 @@ class DFTTrainer(SFTTrainer):
         if what is not None:
             overflow = self.engine.scaler is not None and trouble(sums) is None  # of fp16, which then scales by less
             if not overflow:
-                self.bad_batches.report(step, what, self._sums_by_row(step), self.train_dataset, self.tokenizer)
+                rows, files = self._sums_by_row(step), self.config.data.train_files
+                self.bad_batches.report(step, what, rows, self.train_dataset, self.tokenizer, files)
             self.bad_batches.judge(step, what, self.progress, may_skip=overflow)
         metrics = summarize(sums) | {"grad_norm": grad_norm, "lr": lr, "seconds": seconds}
         metrics["tokens_per_second"] = float(tokens) / seconds
