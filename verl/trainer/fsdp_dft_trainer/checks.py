@@ -168,9 +168,9 @@ def _check_session(config: DictConfig) -> None:
             raise ValueError(
                 f"expected trainer.{flag} to be one of {', '.join(map(str, known))}; found {trainer[flag]!r}"
             )
-    for flag in ("max_nonfinite", "patience", "max_ckpt_to_keep"):
-        value = trainer[flag]
-        if value is not None and (not isinstance(value, int) or value < 1):
+    for flag in ("max_nonfinite", "patience", "max_ckpt_to_keep", "peer_timeout"):
+        value, may_be_null = trainer[flag], flag != "peer_timeout"
+        if not (value is None and may_be_null) and (not isinstance(value, int) or value < 1):
             raise ValueError(f"expected trainer.{flag} to be 1 or more; found {value!r}")
     if trainer.patience and not trainer.best_metric:
         raise ValueError("trainer.patience needs trainer.best_metric: by what is a validation the best?")

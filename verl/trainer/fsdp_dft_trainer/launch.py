@@ -10,6 +10,7 @@ import torch
 from omegaconf import DictConfig
 from verl.utils.device import get_device_name, get_nccl_backend, get_torch_device
 
+from verl.dft.peers import watched
 from verl.trainer.fsdp_dft_trainer.checks import complete_config
 from verl.trainer.fsdp_dft_trainer.stopping import STOP_FILE, StopRequests, die_with_torchrun, leave, seconds_of
 
@@ -28,19 +29,20 @@ def train(config: DictConfig) -> None:
     say = _print_line if os.environ["RANK"] == "0" else _say_nothing
     config = complete_config(config, say)
     say(f"Starting {os.environ['WORLD_SIZE']} rank(s) on {get_device_name()}; verl's engine takes seconds to import.")
-    _start_process_group()
-
-    from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer, seed_everything
-
-    seed_everything(config.trainer.seed)  # the same on every rank: LoRA draws its matrices before they are sharded
-    trainer = DFTTrainer(config)
     stop_file = Path(config.trainer.default_local_dir) / STOP_FILE
-    if os.environ["RANK"] == "0":
-        stop_file.unlink(missing_ok=True)
-    trainer.stop_requests = StopRequests(seconds_of(config.trainer.max_time), started)
-    trainer.stop_requests.listen()
-    reason = trainer.fit()
-    torch.distributed.destroy_process_group()
+    with watched(config.trainer.peer_timeout):
+        _start_process_group()
+
+        from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer, seed_everything
+
+        seed_everything(config.trainer.seed)  # the same on every rank: LoRA draws its matrices before they are sharded
+        trainer = DFTTrainer(config)
+        if os.environ["RANK"] == "0":
+            stop_file.unlink(missing_ok=True)
+        trainer.stop_requests = StopRequests(seconds_of(config.trainer.max_time), started)
+        trainer.stop_requests.listen()
+        reason = trainer.fit()
+        torch.distributed.destroy_process_group()
     if reason is not None:
         leave(reason, trainer.progress.step, trainer.total_training_steps, stop_file)
 
