@@ -163,7 +163,8 @@ def torment(command: list[str], run: Path, kills: int, steps: int, chance: rando
         if saving:
             if not life.wait_for_saving():
                 break
-            time.sleep(chance.uniform(0, statistics.median(save_seconds(run) or [0.1])))
+            if history:  # the first at once: its checkpoint is sure to be half written
+                time.sleep(chance.uniform(0, statistics.median(save_seconds(run) or [0.1])))
         at = last_step(run)
         ended = life.kill(victim, chance)
         lines = metrics(run)

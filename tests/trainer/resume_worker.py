@@ -96,7 +96,7 @@ def pieces() -> dict:
     outcome("whole-dropout", *SAVES, model="model-dropout")
     dies(DFTTrainer, "train_step", 4)
     dies(dcp, "save", 2)  # of the second tensors: weights are there, the optimizer's state is not
-    dies(checkpoints, "on_first", 4)  # clearing up, making the folder, the other files; then flushing and renaming
+    dies(checkpoints, "on_first", 5)  # clearing up, metrics, making the folder, the other files; then renaming
     last = outcome("pieces", *SAVES, model="model-dropout")
     return {"seen": seen, "last": last}
 

@@ -14,6 +14,8 @@ import torch
 from verl.dft.metrics import token_sums
 from verl.trainer.fsdp_dft_trainer.bad_batches import trouble
 from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints
+from verl.trainer.fsdp_dft_trainer.checks import complete_config
+from verl.trainer.fsdp_dft_trainer.command_line import compose_config
 from verl.trainer.fsdp_dft_trainer.identity import differences
 from verl.trainer.fsdp_dft_trainer.progress import Progress, read, write
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests, seconds_of
@@ -197,3 +199,30 @@ def test_one_signal_is_a_request_and_a_second_ctrl_c_ends_the_process():
     assert process.poll() is None
     process.send_signal(signal.SIGINT)
     assert process.wait(5) == 130
+
+
+# -------------------------------------------------------------------- flags
+
+
+@pytest.mark.parametrize(
+    "flag, message",
+    [
+        ("trainer.max_time=soon", "expected trainer.max_time in seconds or as hours:minutes:seconds; found 'soon'"),
+        ("trainer.resume_changed=yes", "expected trainer.resume_changed to be one of refuse, allow; found"),
+        ("trainer.on_nonfinite=ignore", "expected trainer.on_nonfinite to be one of stop, skip; found 'ignore'"),
+        ("trainer.max_nonfinite=null", "expected trainer.max_nonfinite to be 1 or more; found None"),
+        ("trainer.max_ckpt_to_keep=0", "expected trainer.max_ckpt_to_keep to be 1 or more; found 0"),
+        (
+            "trainer.best_metric=loss",
+            "expected trainer.best_metric to be one of None, nll, one_minus_p, accuracy; found",
+        ),
+        ("trainer.best_metric=nll", "trainer.best_metric=nll needs data.val_files"),
+        ("trainer.patience=2", "trainer.patience needs trainer.best_metric"),
+        ("checkpoint.save_contents=[extra]", "expected checkpoint.save_contents to hold model or hf_model"),
+    ],
+)
+def test_flags_that_cannot_be_meant_are_refused(flag, message, tiny_model, parquet_files):
+    flags = [f"model.partial_pretrain={tiny_model}", f"data.train_files={parquet_files[0]}", flag]
+    with pytest.raises(ValueError) as error:
+        complete_config(compose_config(flags), say=lambda text: None)
+    assert message in str(error.value)

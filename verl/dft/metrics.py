@@ -3,6 +3,7 @@
 A mean of means would weigh the tokens of a sparse micro-batch more than the others; sums cannot.
 """
 
+import errno
 import json
 import os
 from dataclasses import dataclass
@@ -70,9 +71,16 @@ class MetricsFile:
         self.path = path
 
     def append(self, metrics: dict[str, float], step: int) -> None:
-        """One more line. NaN is written as NaN, which json.loads reads."""
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"step": step, **metrics}) + "\n")
+        """One more line, or none: raises OSError where a full disk takes but a part of it.
+
+        NaN is written as NaN, which json.loads reads.
+        """
+        line = (json.dumps({"step": step, **metrics}) + "\n").encode()
+        with self.path.open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(line) != len(line):
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def flush(self) -> None:
         """The lines reach the disk."""

@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ from verl.trainer.fsdp_dft_trainer.shards import load_shards, save_shards
 TRACKER = "latest_checkpointed_iteration.txt"  # verl's name for it
 LOCK = ".lock"
 LOCK_SECONDS = 60  # a killed process with much memory takes a while to be gone
+SEEN_SECONDS = 20  # what one machine writes to a shared disk may take a while to be seen by another
 
 
 class Checkpoints:
@@ -105,14 +107,16 @@ class Checkpoints:
 
     # ---------------------------------------------------------------- saving
 
-    def save(self, progress: Progress, prompts: PromptFormat) -> bool:
+    def save(self, progress: Progress, prompts: PromptFormat, flush_metrics: Callable[[], None] = lambda: None) -> bool:
         """Write ``global_step_<step>``; every rank must call it. False, and a line that says why, if it failed.
 
-        Whatever fails, the checkpoints that were there before stay.
+        Whatever fails, the checkpoints that were there before stay. flush_metrics: called on rank 0 before, since a
+        checkpoint must not be ahead of the metrics.
         """
         name, started = f"global_step_{progress.step}", time.monotonic()
         partial = self.folder / f".partial_{name}"
         try:
+            on_first(flush_metrics)
             self._write(partial, progress, prompts)
             on_first(lambda: self._publish(partial, self.folder / name, progress))
         except NotWritten as error:
@@ -200,10 +204,12 @@ class Checkpoints:
 
         The lock ends with the process, however that ends.
         """
-        token = from_first(self._take_lock)
-        seen = (self.folder / LOCK).read_text(encoding="utf-8") if (self.folder / LOCK).is_file() else ""
-        if seen != token and "model" in self.contents:
-            raise ValueError(f"rank 0 writes to {self.folder}, which rank {dist.get_rank()} does not see. {SHARE}")
+        token, lock = from_first(self._take_lock), self.folder / LOCK
+        waits_until = time.monotonic() + SEEN_SECONDS
+        while not (lock.is_file() and lock.read_text(encoding="utf-8") == token) and "model" in self.contents:
+            if time.monotonic() > waits_until:
+                raise ValueError(f"rank 0 writes to {self.folder}, which rank {dist.get_rank()} does not see. {SHARE}")
+            time.sleep(0.5)
 
     def _take_lock(self) -> str:
         token = os.urandom(8).hex()
@@ -217,15 +223,19 @@ class Checkpoints:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError as error:
+            except BlockingIOError as error:
                 if time.monotonic() > waits_until:
                     raise ValueError(
                         f"another run writes to {self.folder}. Wait for its end, or set trainer.default_local_dir."
                     ) from error
                 time.sleep(0.5)
+            except OSError as error:  # some file systems have no locks
+                print(f"warning: {self.folder} cannot be locked ({error}); start no second run there.", flush=True)
+                break
         self._lock.truncate(0)
         self._lock.write(token)
         self._lock.flush()
+        os.fsync(self._lock.fileno())
         return token
 
 

@@ -169,7 +169,7 @@ def _check_session(config: DictConfig) -> None:
                 f"expected trainer.{flag} to be one of {', '.join(map(str, known))}; found {trainer[flag]!r}"
             )
     for flag in ("max_nonfinite", "patience", "max_ckpt_to_keep", "peer_timeout"):
-        value, may_be_null = trainer[flag], flag != "peer_timeout"
+        value, may_be_null = trainer[flag], flag in ("patience", "max_ckpt_to_keep")
         if not (value is None and may_be_null) and (not isinstance(value, int) or value < 1):
             raise ValueError(f"expected trainer.{flag} to be 1 or more; found {value!r}")
     if trainer.patience and not trainer.best_metric:

@@ -17,6 +17,7 @@ class RunLog:
         trainer, folder = config.trainer, Path(config.trainer.default_local_dir)
         os.environ.setdefault("TENSORBOARD_DIR", str(folder / "tensorboard"))
         self.history = MetricsFile(folder / "metrics.jsonl", last_step)
+        self.pending: list[tuple[dict[str, float], int]] = []  # what a full disk has not taken yet
         self.tracking = Tracking(
             project_name=trainer.project_name,
             experiment_name=trainer.experiment_name,
@@ -27,13 +28,23 @@ class RunLog:
             _purge_behind(self.tracking.logger["tensorboard"].writer, last_step)
 
     def write(self, metrics: dict[str, float], step: int) -> None:
-        """Log the metrics of a step, to six digits, and write them to metrics.jsonl in full."""
-        self.tracking.log({name: float(f"{value:.6g}") for name, value in metrics.items()}, step=step)
-        self.history.append(metrics, step)
+        """Log a step. A full disk is told, and the line kept for the next attempt."""
+        self.pending.append((metrics, step))
+        try:
+            self._write_pending()
+            self.tracking.log({name: float(f"{value:.6g}") for name, value in metrics.items()}, step=step)
+        except OSError as error:
+            print(f"warning: the metrics of step {step} could not be written: {error}", flush=True)
 
     def flush(self) -> None:
-        """metrics.jsonl reaches the disk."""
+        """All lines reach the disk: a checkpoint must not be ahead of them. Raises OSError where they cannot."""
+        self._write_pending()
         self.history.flush()
+
+    def _write_pending(self) -> None:
+        while self.pending:
+            self.history.append(*self.pending[0])
+            self.pending.pop(0)
 
     def close(self) -> None:
         """Let the loggers finish."""

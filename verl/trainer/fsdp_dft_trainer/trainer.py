@@ -176,9 +176,7 @@ class DFTTrainer(SFTTrainer):
                     log.write(metrics, step)
             stops = progress.ended or self.stop_requests.reason
             if is_best or stops or self._is_due(step, self.save_freq):
-                if log is not None:
-                    log.flush()  # a checkpoint must not be ahead of the metrics
-                saved = self.checkpoints.save(progress, self.prompt_format)
+                saved = self.checkpoints.save(progress, self.prompt_format, *([log.flush] if log else []))
             bar.update()
         bar.close()
         self.stop_requests.done()
