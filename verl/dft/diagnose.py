@@ -196,8 +196,8 @@ def load(name: str, device: str) -> tuple[torch.nn.Module, Any]:
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
     try:
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-        return model.to(where).eval(), AutoTokenizer.from_pretrained(folder)
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
+        return model.to(where).eval(), AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, KeyError) as error:
         raise ValueError(f"--model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
 

@@ -37,8 +37,8 @@ class Backend(ABC):
         self.source = str(name_or_path)
         self.folder = resolve_model(self.source)
         try:
-            self.config = AutoConfig.from_pretrained(self.folder)
-            self.tokenizer = AutoTokenizer.from_pretrained(self.folder)
+            self.config = AutoConfig.from_pretrained(self.folder, trust_remote_code=False)
+            self.tokenizer = AutoTokenizer.from_pretrained(self.folder, trust_remote_code=False)
         except (OSError, KeyError, ValueError) as error:
             raise ValueError(f"{self.source} cannot be loaded as a model: {str(error).splitlines()[0]}") from error
         try:

@@ -33,7 +33,7 @@ class TransformersBackend(Engine):
         self.dtype = getattr(torch, dtype) if dtype != "auto" else _default_dtype(self.device)
         self.batch_size = batch_size
         try:
-            model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=self.dtype)
+            model = AutoModelForCausalLM.from_pretrained(self.folder, dtype=self.dtype, trust_remote_code=False)
         except (OSError, KeyError) as error:
             raise ValueError(f"{self.source} cannot be loaded as a model: {str(error).splitlines()[0]}") from error
         self.model = model.to(self.device).eval()  # type: ignore[arg-type]
