@@ -43,6 +43,7 @@ for name in $MODELS; do
             flags=(optim.lr="$lr" trainer.test_freq=-1 trainer.max_ckpt_to_keep=1)
             [ "$template" = - ] || flags+=(data.chat_template="$template")
             bash "$root/sh/train_$objective.sh" "${flags[@]}" "$@"
+            [ ! -e "checkpoints/$EXPERIMENT/stopped.json" ] || exit 75 # by trainer.max_time, and not at its end
             run touch "checkpoints/$EXPERIMENT/finished"
         fi
         bash "$root/sh/eval.sh" "$prompt" "$(newest "checkpoints/$EXPERIMENT")" "$out/$name/$objective" 16 1 "${scores[@]}"

@@ -40,7 +40,12 @@ def check_command(words: list[str]) -> None:
     while words and ASSIGNMENT.match(words[0]):
         words.pop(0)
     program, *rest = words
-    if program == "torchrun":
+    if rest[:2] == ["-m", f"{TRAINER}.torchrun"]:
+        check_command(["torchrun", *rest[2:]])
+    elif program in ("srun", "sbatch"):  # Slurm's own options, and then a command
+        starts = [i for i, word in enumerate(rest) if word in ("bash", "python", "torchrun")]
+        check_command(rest[starts[0] :] if starts else shlex.split(rest[rest.index("--wrap") + 1]))
+    elif program == "torchrun":
         options = get_args_parser().parse_args(rest)
         assert options.module and options.training_script == TRAINER, f"torchrun starts {options.training_script}"
         check_trainer_flags(options.training_script_args)
