@@ -18,6 +18,7 @@ from verl.trainer.fsdp_dft_trainer.checks import complete_config
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
 from verl.trainer.fsdp_dft_trainer.identity import differences
 from verl.trainer.fsdp_dft_trainer.progress import Progress, read, write
+from verl.trainer.fsdp_dft_trainer.run_log import _purge_behind
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests, seconds_of
 
 # -------------------------------------------------------------------- the folder of checkpoints
@@ -94,6 +95,21 @@ def test_progress_and_settings_come_back(tmp_path):
     progress = Progress(7, 2, 1, 0.1 + 0.2, 4, 3, True, {"scale": 65536.0})
     write(progress, {"optim.lr": 1e-5}, 4, tmp_path)
     assert read(tmp_path) == (progress, {"optim.lr": 1e-5})
+
+
+def test_tensorboard_forgets_what_a_dead_run_wrote_behind_its_checkpoint(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from torch.utils.tensorboard import SummaryWriter
+
+    for values, first in (([1, 2, 3, 4, 5], 1), ([40, 50, 60], 4)):
+        writer = SummaryWriter(str(tmp_path), filename_suffix=f".{first}")
+        if first > 1:
+            _purge_behind(writer, first - 1)
+        for step, value in enumerate(values, first):
+            writer.add_scalar("train/nll", value, step)
+        writer.close()
+    found = EventAccumulator(str(tmp_path)).Reload().Scalars("train/nll")
+    assert [(event.step, event.value) for event in found] == [(1, 1), (2, 2), (3, 3), (4, 40), (5, 50), (6, 60)]
 
 
 # -------------------------------------------------------------------- settings
@@ -176,6 +192,7 @@ def test_a_reason_is_agreed_from_the_flags_of_all_ranks():
 ALONE = """
 import os, sys, time
 import torch.distributed as dist
+from verl.trainer.fsdp_dft_trainer.run_log import _purge_behind
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
 os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
 dist.init_process_group("gloo")

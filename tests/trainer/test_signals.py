@@ -1,16 +1,12 @@
 """Real signals to real runs."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-import psutil
-
-PROJECT = Path(__file__).parents[2]
 TRAINER = "verl.trainer.fsdp_dft_trainer"
 
 
@@ -67,17 +63,9 @@ def test_sigterm_to_our_torchrun_saves_and_ends_with_143(tiny_model, parquet_fil
     assert_saved(tmp_path, "SIGTERM", 143)
 
 
-def test_a_time_budget_is_no_failure_to_torchrun_and_ranks_die_with_it(tiny_model, parquet_files, tmp_path):
+def test_a_time_budget_is_no_failure_to_torchrun(tiny_model, parquet_files, tmp_path):
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max-restarts=1"]
     process = start(launcher, tiny_model, parquet_files[0], tmp_path, "trainer.max_time=1")
     output = process.communicate(timeout=120)[0]
     assert process.returncode == 0, output[-3000:]
     assert_saved(tmp_path, "max_time", 75)
-
-    process = start(launcher, tiny_model, parquet_files[0], tmp_path)
-    wait_for_step(process, tmp_path, 3)
-    assert not (tmp_path / "stopped.json").exists()
-    ranks = psutil.Process(process.pid).children()
-    assert len(ranks) == 2
-    os.kill(process.pid, signal.SIGKILL)
-    assert psutil.wait_procs(ranks, timeout=10)[1] == []

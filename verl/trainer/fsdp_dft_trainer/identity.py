@@ -81,7 +81,9 @@ def _rows_digest(rows: Any, config: DictConfig, files: Any) -> str | None:
 
 
 def _file_digest(path: str) -> str:
-    return hashlib.sha256(Path(path).expanduser().read_bytes()).hexdigest()
+    """sha256 of a file; of its name where it is no local one."""
+    file = Path(path).expanduser()
+    return hashlib.sha256(file.read_bytes() if file.is_file() else path.encode()).hexdigest()
 
 
 @torch.no_grad()
