@@ -5,6 +5,7 @@ A mean of means would weigh the tokens of a sparse micro-batch more than the oth
 
 import errno
 import json
+import math
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,9 +74,10 @@ class MetricsFile:
     def append(self, metrics: dict[str, float], step: int) -> None:
         """One more line, or none: raises OSError where a full disk takes but a part of it.
 
-        NaN is written as NaN, which json.loads reads.
+        A mean over no token is null: JSON has no NaN.
         """
-        line = (json.dumps({"step": step, **metrics}) + "\n").encode()
+        values = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+        line = (json.dumps({"step": step, **values}, allow_nan=False) + "\n").encode()
         with self.path.open("ab", buffering=0) as file:
             end = file.tell()
             if file.write(line) != len(line):

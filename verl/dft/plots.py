@@ -17,11 +17,12 @@ PANELS = {
 
 
 def read_metrics(folder: str | Path) -> list[dict[str, float]]:
-    """The lines of ``folder/metrics.jsonl``. Raises ValueError when there are none."""
+    """The lines of ``folder/metrics.jsonl``, with NaN for null. Raises ValueError when there are none."""
     path = Path(folder) / "metrics.jsonl"
     if not path.is_file():
         raise ValueError(f"expected the folder of a training run, found no metrics.jsonl in {folder}")
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    return [{name: float("nan") if value is None else value for name, value in line.items()} for line in lines]
 
 
 def plot_curves(runs: Mapping[str, str | Path], out: str | Path) -> None:
