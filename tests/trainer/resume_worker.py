@@ -169,12 +169,23 @@ def poisoned() -> dict:
             after = state(made)
             kept.append(len(before) == len(after) and all(map(torch.equal, before, after)))
             rates.append(made.engine.lr_scheduler.get_last_lr()[0])
+    del made
     mine = f"objective.path={FOLDER}/mine.py"
+    made = trainer("poison-flat", mine, "objective.name=flat", "trainer.on_nonfinite=skip")
+    before = state(made)
+    with contextlib.redirect_stdout(io.StringIO()):
+        line = made.train_step(1)
+    flat = {
+        "skipped": line["train/skipped"],
+        "norm": str(line["train/grad_norm"]),
+        "kept": len(before) == len(state(made)) and all(map(torch.equal, before, state(made))),
+    }
     return {
         "stopped": stopped,
         "skipped": [line["train/skipped"] for line in lines],
         "kept": kept,
         "rates": rates,
+        "flat": flat,
         "too_many": outcome(
             "poison-all", mine, "objective.name=broken", "trainer.on_nonfinite=skip", "trainer.max_nonfinite=3"
         ),

@@ -30,6 +30,9 @@ def broken(log_probs):
 
 def steep(log_probs):
     return torch.sqrt(log_probs.detach() - log_probs) - log_probs.detach()  # finite, with an infinite slope
+
+def flat(log_probs):
+    return torch.where(torch.arange(len(log_probs)) == 5, torch.inf, -log_probs)  # infinite, with a finite slope
 """
 
 
@@ -241,6 +244,10 @@ def test_a_skipped_step_changes_neither_weights_nor_optimizer_and_the_schedule_g
     # Warm-up rounds to no step; cosine over 6 steps, each counted.
     expected = [1e-3 * 0.5 * (1 + math.cos(math.pi * n / 6)) for n in range(1, 6)]
     assert story["rates"] == pytest.approx(expected)
+
+
+def test_an_infinite_loss_with_a_finite_gradient_does_not_reach_the_optimizer(folder):
+    assert seen(folder, "poisoned")["flat"] == {"skipped": 1, "norm": "nan", "kept": True}
 
 
 def test_too_many_skips_in_a_row_end_the_run(folder):
