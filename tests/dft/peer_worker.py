@@ -8,15 +8,22 @@ import time
 import torch.distributed as dist
 
 from verl.dft.errors import run_reporting_errors
-from verl.dft.peers import watched
+from verl.dft.peers import meet, store_of_attempt, watched
 
 
 def main() -> None:
     how, silence = sys.argv[1], float(sys.argv[2])
+    meet()
     with watched(silence):
-        dist.init_process_group("gloo")
+        rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        dist.init_process_group("gloo", store=store_of_attempt(60), rank=rank, world_size=ranks)
         dist.barrier()
         print("all ranks have met", flush=True)
+        if how == "once":
+            if dist.get_rank() == 1 and not os.path.exists(sys.argv[3]):
+                open(sys.argv[3], "w").close()
+                raise ValueError("expected one, found two")
+            dist.barrier()
         if how == "all":
             raise ValueError("expected one,\nfound two")
         if dist.get_rank() == 1:

@@ -14,8 +14,8 @@ import pytest
 WORKER = str(Path(__file__).with_name("peer_worker.py"))
 
 
-def start(how: str, *options: str, silence: float = 60) -> subprocess.Popen:
-    command = [sys.executable, "-m", "torch.distributed.run", *options, WORKER, how, str(silence)]
+def start(how: str, *options: str, silence: float = 60, more: tuple[str, ...] = ()) -> subprocess.Popen:
+    command = [sys.executable, "-m", "torch.distributed.run", *options, WORKER, how, str(silence), *more]
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -26,14 +26,14 @@ def start(how: str, *options: str, silence: float = 60) -> subprocess.Popen:
     )
 
 
-def two_machines(how: str, silence: float = 60) -> list[subprocess.Popen]:
+def two_machines(how: str, *options: str, **more) -> list[subprocess.Popen]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     common = ["--nnodes=2", "--nproc_per_node=1", "--rdzv_backend=c10d", f"--rdzv_endpoint=127.0.0.1:{port}"]
     # Ranks are dealt out by address.
     return [
-        start(how, *common, f"--rdzv_conf=is_host={i == 0}", f"--local-addr=127.0.0.{i + 1}", silence=silence)
+        start(how, *common, *options, f"--rdzv_conf=is_host={i == 0}", f"--local-addr=127.0.0.{i + 1}", **more)
         for i in (0, 1)
     ]
 
@@ -97,6 +97,13 @@ def test_a_failure_on_one_machine_is_last_on_the_screens_of_both():
     assert time.monotonic() - started < 25
     assert ends[0].endswith(f"rank 1 on {socket.gethostname()}: expected one, found two")
     assert ends[1].endswith(": expected one, found two") and "rank 1 on" not in ends[1]
+
+
+def test_torchrun_starts_the_ranks_of_all_machines_again(tmp_path):
+    machines = two_machines("once", "--max-restarts=2", more=(str(tmp_path / "has failed"),))
+    screens = [machine.communicate(timeout=120)[1] for machine in machines]
+    assert [machine.returncode for machine in machines] == [0, 0], screens
+    assert "error: expected one, found two" in screens[1]
 
 
 @pytest.mark.parametrize("lost", [0, pytest.param(1, marks=pytest.mark.slow)])

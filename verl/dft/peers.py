@@ -4,6 +4,10 @@ torchrun ends the other processes of the same machine, and knows nothing of othe
 collective whose other side has gone may wait for hours: NCCL's always does, gloo's when a cable is pulled. So each rank
 watches the store that torchrun keeps for the run. A failing rank leaves its message there (the first one stays), every
 machine leaves a sign of life, and a rank that finds the one, or misses the other for too long, ends.
+
+torchrun keeps one store for all its attempts, and nobody knows the number of an attempt (machines count differently).
+What an attempt leaves in the store would mislead the next one, which would call the ports of dead processes. So the
+ranks :func:`meet` first, under a name that this attempt alone has.
 """
 
 import contextlib
@@ -19,13 +23,15 @@ from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any
 
-from torch.distributed import DistError, PrefixStore, TCPStore
+from torch.distributed import DistError, PrefixStore, Store, TCPStore
 
 from verl.dft.errors import under_torchrun
 
 PERIOD = 1.0  # seconds between two looks at the store
 GRACE = 5.0  # seconds in which a rank may come out of a collective by itself
 STORE_TIMEOUT = 10.0  # seconds for the store's answer to a failing rank
+MEETING_TIMEOUT = 600.0  # seconds until all ranks must have begun; the first start from a slow disk takes minutes
+ATTEMPT_VARIABLE = "VERL_DFT_ATTEMPT"
 
 FINISHED = "finished"
 
@@ -40,16 +46,51 @@ class Failure:
     message: str
 
 
+def meet() -> None:
+    """Give this attempt of torchrun's a name of its own, once all its ranks have begun. Every rank must call it.
+
+    Rank 0 makes the name. The others may find that of an earlier attempt; they know the right one by being listed.
+    Does nothing in a process that torchrun did not start. Raises ValueError when ranks do not come.
+    """
+    if not under_torchrun():
+        return
+    rank, ranks, me = _number("RANK"), _number("WORLD_SIZE"), os.urandom(8).hex()
+    store, ends = PrefixStore("verl-dft", _torchruns_store(MEETING_TIMEOUT)), time.monotonic() + MEETING_TIMEOUT
+    if rank == 0:
+        store.set("attempt", me)
+    while time.monotonic() < ends:
+        attempt = store.get("attempt").decode()
+        store.set(f"{attempt}/{rank}", me)
+        places = [f"{attempt}/{other}" for other in range(ranks)]
+        if rank == 0 and store.check(places):
+            store.set(f"{attempt}/all", " ".join(store.get(place).decode() for place in places))
+        if store.check([f"{attempt}/all"]) and me in store.get(f"{attempt}/all").decode():
+            os.environ[ATTEMPT_VARIABLE] = attempt
+            return
+        time.sleep(0.1)
+    raise ValueError(
+        f"expected {ranks} ranks, but not all have begun within {MEETING_TIMEOUT:g} s. See their machines."
+    )
+
+
+def store_of_attempt(timeout: float) -> Store:
+    """torchrun's store, under a prefix that only this attempt has. timeout: seconds, of each answer."""
+    return PrefixStore(f"verl-dft/{os.environ[ATTEMPT_VARIABLE]}", _torchruns_store(timeout))
+
+
 def report_failure(error: Exception, message: str) -> Failure:
     """Leave ``message`` for the other ranks, unless one of them has failed before; the failure that counts."""
     mine = Failure(_number("RANK"), _number("GROUP_RANK"), socket.gethostname(), message)
+    if ATTEMPT_VARIABLE not in os.environ:  # before they met: the flags are wrong, which all ranks find
+        time.sleep(GRACE if mine.rank else 0)
+        return mine
     if isinstance(error, DistError) or "gloo" in message:
         time.sleep(GRACE)  # most likely another rank's end is felt here: that rank, or torchrun for it, comes first
     elif mine.rank:
         time.sleep(PERIOD)  # where all ranks find the same mistake, rank 0 says it
 
     def claim() -> Failure:
-        stored = _connect(STORE_TIMEOUT).compare_set("failure", "", json.dumps(asdict(mine)))
+        stored = store_of_attempt(STORE_TIMEOUT).compare_set("failure", "", json.dumps(asdict(mine)))
         return Failure(**json.loads(stored))
 
     found = _within(STORE_TIMEOUT, claim)
@@ -78,7 +119,7 @@ def tell(failure: Failure) -> bool:
 def watched(silence: float) -> Iterator[None]:
     """While the body runs, the process ends when another rank fails or a machine gives no sign of life.
 
-    silence: seconds. Does nothing in a process that torchrun did not start.
+    silence: seconds. The ranks must have met. Does nothing in a process that torchrun did not start.
     """
     if not under_torchrun():
         yield
@@ -99,7 +140,7 @@ class _Watch(threading.Thread):
     def __init__(self, silence: float) -> None:
         super().__init__(name="watch over other ranks", daemon=True)
         self.silence, self.over = silence, threading.Event()
-        self.store = _connect(silence)
+        self.store = store_of_attempt(silence)
         self.machine, self.machines = _number("GROUP_RANK"), _number("GROUP_WORLD_SIZE", 1)
         self.speaks = not _number("LOCAL_RANK")  # for its machine
         now = time.monotonic()
@@ -152,11 +193,9 @@ class _Watch(threading.Thread):
         os._exit(1)
 
 
-def _connect(timeout: float) -> PrefixStore:
-    """torchrun's store; attempts that it makes after a failure must not see what the last one left."""
+def _torchruns_store(timeout: float) -> Store:
     address, port, wait = os.environ["MASTER_ADDR"], _number("MASTER_PORT"), timedelta(seconds=timeout)
-    store = TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=wait)
-    return PrefixStore(f"verl-dft/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+    return TCPStore(address, port, is_master=False, wait_for_workers=False, timeout=wait)
 
 
 def _within(seconds: float, call: Callable[[], Any]) -> Any:

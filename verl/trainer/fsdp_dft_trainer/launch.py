@@ -5,12 +5,14 @@ import socket
 import time
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import torch
 from omegaconf import DictConfig
 from verl.utils.device import get_device_name, get_nccl_backend, get_torch_device
 
-from verl.dft.peers import watched
+from verl.dft.errors import under_torchrun
+from verl.dft.peers import meet, store_of_attempt, watched
 from verl.trainer.fsdp_dft_trainer.checks import complete_config
 from verl.trainer.fsdp_dft_trainer.stopping import STOP_FILE, StopRequests, die_with_torchrun, leave, seconds_of
 
@@ -26,6 +28,7 @@ def train(config: DictConfig) -> None:
     started = time.monotonic()
     die_with_torchrun()
     _be_a_world_of_one_without_torchrun()
+    meet()
     say = _print_line if os.environ["RANK"] == "0" else _say_nothing
     config = complete_config(config, say)
     say(f"Starting {os.environ['WORLD_SIZE']} rank(s) on {get_device_name()}; verl's engine takes seconds to import.")
@@ -58,12 +61,15 @@ def _be_a_world_of_one_without_torchrun() -> None:
 
 
 def _start_process_group() -> None:
-    if get_device_name() == "cpu":
-        torch.distributed.init_process_group("gloo", timeout=COLLECTIVE_TIMEOUT)
-        return
-    get_torch_device().set_device(int(os.environ["LOCAL_RANK"]))
-    backend = f"cpu:gloo,{get_device_name()}:{get_nccl_backend()}"
-    torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    backend = "gloo"
+    if get_device_name() != "cpu":
+        get_torch_device().set_device(int(os.environ["LOCAL_RANK"]))
+        backend = f"cpu:gloo,{get_device_name()}:{get_nccl_backend()}"
+    where: dict[str, Any] = {}
+    if under_torchrun():  # after a restart torchrun's own store still has the addresses of the ranks that died
+        rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        where = {"store": store_of_attempt(COLLECTIVE_TIMEOUT.total_seconds()), "rank": rank, "world_size": ranks}
+    torch.distributed.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT, **where)
 
 
 def _print_line(text: str) -> None:
