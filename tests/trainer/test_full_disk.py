@@ -34,6 +34,7 @@ def run(model: Path, file: Path, out: Path) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
+@pytest.mark.slow  # two starts; test_resume.py has the default run's, with a disk that says it is full
 def test_a_full_disk_ends_no_run_and_the_same_command_goes_on_when_there_is_room(small_disk, tiny_model, parquet_files):
     (small_disk / "ballast").write_bytes(b"0" * 300_000)
     done = run(tiny_model, parquet_files[0], small_disk)
