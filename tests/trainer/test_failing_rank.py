@@ -72,7 +72,7 @@ def test_a_rank_whose_settings_are_refused_ends_all(tmp_path, tiny_model, parque
     """The objective's file is read before the process group exists."""
     file = tmp_path / "mine.py"
     raising = "if os.environ['RANK'] == '1':\n    raise ValueError('rank 1 has no such file')\n"
-    file.write_text(f"import os\n{raising}def f(log_p):\n    return log_p\n")
+    file.write_text(f"import os\n{raising}def f(log_probs):\n    return -log_probs\n")
     pd.DataFrame([{"question": "a", "answer": "b"}]).to_parquet(tmp_path / "rows.parquet")
     flags = [f"data.train_files={tmp_path}/rows.parquet", f"model.partial_pretrain={tiny_model}"]
     command = [*TORCHRUN, "-m", "verl.trainer.fsdp_dft_trainer", *flags, f"objective.path={file}", "objective.name=f"]
