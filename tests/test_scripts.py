@@ -11,6 +11,7 @@ SCRIPTS = sorted(path for path in (PROJECT / "sh").glob("*.sh") if path.name != 
 # What a script cannot be started without; all others are started with nothing.
 ARGUMENTS = {
     "eval.sh": ["auto", "a model", "outputs/scores", "16", "1", "--with_greedy"],
+    "study.sh": ["--scale", "smoke"],  # the full one prints some 250 commands of the same few kinds
     "offline_rl.sh": ["MODEL", "questions.parquet", "outputs/offline", "--train_end", "100", "--", "optim.lr=1e-5"],
 }
 
