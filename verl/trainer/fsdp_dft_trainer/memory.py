@@ -1,7 +1,8 @@
 """How much memory one rank of a run needs, from shapes: the model is built on torch's meta device, without storage.
 
 An estimate. What FSDP keeps between steps is exact; activations are measured on one layer; the allocator's gaps,
-communication buffers and what kernels take for themselves are not in it.
+communication buffers, what kernels take for themselves and the copies of saving are not in it. On a CPU, one rank with
+75 million weights in fp32 took 1.9 GiB where this says 1.4, and without activation checkpointing 2.3 for 1.8.
 """
 
 import copy
