@@ -73,9 +73,11 @@ def advise(mean_p: float, impossible: float, stop_p: float) -> Advice:
     if mean_p > DFT_ABOVE:
         verdict, flags = "use DFT", ["objective.name=dft"]
         reasons[0] += f", above {DFT_ABOVE}: it mostly knows how such answers go, and DFT spares it the rest"
+        reasons.append("that is about answers sampled at temperature 1; under greedy decoding the gain is often gone")
     else:
         verdict, flags = "a tie; try both, or a mixture of the two", ["objective.name=dft", "objective.mix=0.5"]
         reasons[0] += f", between {SFT_BELOW} and {DFT_ABOVE}, where neither was better in published comparisons"
+        reasons.append("a mean cannot tell what is to be learned from what had better not be: bad rows favour DFT")
     if mean_p > 0.95:
         reasons.append("it nearly knows this data by heart already: expect little from any objective")
     if impossible > MANY_IMPOSSIBLE:
