@@ -3,8 +3,8 @@
 #   bash sh/study.sh                 the same command again goes on where it was stopped
 #   DRY_RUN=1 bash sh/study.sh       prints every command that stands behind it
 #   STUDY_SCALE=smoke OUT=/tmp/smoke bash sh/study.sh      the machinery in a minute: one seed, two steps of training
-# Hardware: 2 CPU cores (JOBS=... processes at a time). Time: 24 CPU minutes were measured for 75 of its 126 models, on a
-# machine that did other work; so about 40 CPU minutes, or 20 minutes on two cores of their own.
+# Hardware: 2 CPU cores (JOBS=... processes at a time). Time: 38 CPU minutes for all 126 models, measured on a machine that
+# did other work; that is about 20 minutes on two cores of their own.
 # Result: outputs/study/study.json, tables.md and study_*.png; what we found is in docs/study.md.
 set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
