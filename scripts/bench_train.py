@@ -149,17 +149,23 @@ class Timer:
 
 def make_trainer(name: str, folder: Path, shape: dict[str, Any], made: list[dict[str, Any]]) -> Any:
     """This project's trainer, with the engine of variant ``name``, on the rows ``made``. Call it under torchrun."""
+    import numpy as np
     import torch
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
     from verl.workers.utils.losses import sft_loss
 
+    from verl.dft.dataset import TokenizedRows
     from verl.trainer.fsdp_dft_trainer.checks import complete_config
     from verl.trainer.fsdp_dft_trainer.command_line import compose_config
     from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer
 
+    ids, mask = (torch.cat([row[key] for row in made]).numpy() for key in ("input_ids", "loss_mask"))
+    starts = np.cumsum([0, *(len(row["input_ids"]) for row in made)])
+    tokenized = TokenizedRows(ids.astype(np.int32), mask.astype(np.uint8), starts, np.arange(len(made)))
+
     class Bench(DFTTrainer):
         def _dataset(self, files: list[str], flag: str, max_rows: int) -> Any:
-            return made
+            return tokenized
 
         def _build_engine(self) -> None:
             super()._build_engine()

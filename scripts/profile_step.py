@@ -130,7 +130,8 @@ def measure(folder: Path, shape: dict[str, Any], made: list[dict[str, Any]]) -> 
         if step == 1:
             parts.seconds.clear()
     clock = time.perf_counter()
-    trainer.checkpoints.save(step, trainer.prompt_format)
+    trainer.progress.note_step(step, was_skipped=False)
+    trainer.checkpoints.save(trainer.progress, trainer.prompt_format)
     saving = time.perf_counter() - clock
     torch.distributed.destroy_process_group()
     total, count = statistics.mean(totals[1:]), shape["steps"]
