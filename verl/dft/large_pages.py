@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 
-SMALLEST = 2**25  # bytes; below, the kernel's answer costs more than it saves
+SMALLEST = 2**25  # bytes; a smaller tensor has too few pages to care
 ADVICE = 14  # MADV_HUGEPAGE of Linux, which Python's mmap does not name everywhere
 
 
