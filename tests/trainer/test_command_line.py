@@ -6,7 +6,7 @@ import torch
 from omegaconf import OmegaConf
 
 from verl.trainer.fsdp_dft_trainer.checks import complete_config, training_objective
-from verl.trainer.fsdp_dft_trainer.command_line import REFUSED, alias_pairs, compose_config
+from verl.trainer.fsdp_dft_trainer.command_line import REFUSED, alias_pairs, compose_config, help_text
 
 # The README of the original repository, section "Launch Training", as the shell hands it over.
 PAPER = r"""
@@ -316,3 +316,15 @@ def test_a_checkpoint_folder_given_as_model_gets_the_right_hint(tmp_path):
         complete_config(
             compose_config([*MINIMAL[:1], f"model.partial_pretrain={tmp_path}/global_step_5"]), say=lambda text: None
         )
+
+
+def test_help_says_what_our_flags_mean_first_and_lists_verls_other_flags_as_they_are_typed():
+    text = help_text()
+    ours, rest = text.split("verl's other flags")
+    assert ours.index("objective:") < ours.index("data:") and "# rows of one optimizer step, over all ranks" in ours
+    assert "defaults:" not in ours and "hydra" not in text and "_target_" not in rest
+    listed = [line.split("=")[0] for line in rest.splitlines() if "=" in line]
+    assert "model.lora_rank" in listed and "optim.lr" not in listed
+    assert not [flag for flag in listed if any(flag == name or flag.startswith(f"{name}.") for name in REFUSED)]
+    for flag in listed:
+        compose_config([f"{flag}=null"])

@@ -6,6 +6,7 @@ pointing to the original's; :func:`alias_pairs` reads the pairs off the file.
 
 import difflib
 import functools
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -77,12 +78,22 @@ def alias_pairs() -> dict[str, str]:
 
 
 def help_text() -> str:
-    """All flags with their defaults."""
+    """All flags with their defaults: ours with what they mean, and below them the others that verl has."""
+    written = (CONFIG_DIR / f"{CONFIG_NAME}.yaml").read_text(encoding="utf-8")
+    ours = written[written.index("\nobjective:") :]  # behind Hydra's own keys
+    explained = {name for name, _ in _leaves(OmegaConf.to_container(OmegaConf.create(written)))}
     with initialize_config_dir(str(CONFIG_DIR), version_base=None):
-        defaults = compose(CONFIG_NAME)
+        defaults = dict(_leaves(OmegaConf.to_container(compose(CONFIG_NAME), resolve=False)))
+    others = [
+        f"{name}={json.dumps(value)}"
+        for name, value in defaults.items()
+        if name not in explained and not _refusal(name) and not name.endswith("_target_")
+    ]
     return (
-        "torchrun --standalone --nproc_per_node=N -m verl.trainer.fsdp_dft_trainer flag=value ...\n\n"
-        f"{OmegaConf.to_yaml(defaults)}"
+        "torchrun --standalone --nproc_per_node=N -m verl.trainer.fsdp_dft_trainer flag=value ...\n"
+        "Instead of a run: --dry_run (checks, counts and estimates), --cfg (the settings), --help.\n"
+        "${name} is the value of the setting of that name, under which verl knows it; either may be given.\n"
+        f"{ours}\nverl's other flags (of its configurations hf_model and fsdp):\n\n" + "\n".join(others)
     )
 
 
@@ -102,9 +113,8 @@ def _flags() -> tuple[str, ...]:
 
 
 def _check_flag(key: str, override: str) -> None:
-    for refused, instead in REFUSED.items():
-        if key == refused or key.startswith(refused + "."):
-            raise ValueError(f"{key} is not supported by this trainer: {instead}.")
+    if refused := _refusal(key):
+        raise ValueError(f"{key} is not supported by this trainer: {REFUSED[refused]}.")
     if override.startswith("~"):
         raise ValueError(f"found {override}: settings cannot be removed. Give the value that you want instead.")
     if _is_open(key):
@@ -116,6 +126,11 @@ def _check_flag(key: str, override: str) -> None:
     close = [flag for flag in flags if flag.rsplit(".", 1)[-1] == last] or difflib.get_close_matches(key, flags, n=3)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     raise ValueError(f"unknown flag {key}.{hint} --help lists all flags.")
+
+
+def _refusal(key: str) -> str | None:
+    """The entry of REFUSED that ``key`` is, or is below of."""
+    return next((name for name in REFUSED if key == name or key.startswith(name + ".")), None)
 
 
 def _check_aliases(config: DictConfig, given: set[str]) -> None:
