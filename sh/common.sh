@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it, after "set -euo pipefail": the environment, run() and processes().
+# Sourced by the scripts beside it, after "set -euo pipefail": the environment, run(), run_last() and processes().
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 # The project's own environment, where the user has activated no other.
@@ -14,6 +14,12 @@ run() {
     else
         "$@"
     fi
+}
+
+# run_last COMMAND ...: the same in place of this shell, so that a signal for the script reaches the command.
+run_last() {
+    [ -n "${DRY_RUN:-}" ] || exec "$@"
+    run "$@"
 }
 
 # How many processes train: NPROC, else one per GPU, else 2.

@@ -31,7 +31,7 @@ shift 5
 DATA_NAMES=${DATA_NAMES:-math_oai,minerva_math,olympiadbench,aime24,amc23}
 MAX_TOKENS=${MAX_TOKENS:-4096}
 
-run python -m verl.math_eval \
+run_last python -m verl.math_eval \
     --prompt_type "$PROMPT_TYPE" \
     --model_name_or_path "$MODEL" \
     --output_dir "$OUTPUT_DIR" \

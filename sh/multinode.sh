@@ -26,7 +26,7 @@ HEAD=${HEAD:-$(hostname)}
 LOCAL_ADDR=${LOCAL_ADDR:-} # this machine's address, where its name means nothing to the others
 [ "$NODE_RANK" = 0 ] && is_host=true || is_host=false
 
-run torchrun \
+run_last python -m verl.trainer.fsdp_dft_trainer.torchrun \
     --nnodes="$NNODES" \
     --nproc_per_node="$NPROC" \
     --max-restarts="$MAX_RESTARTS" \

@@ -35,7 +35,7 @@ if [ -z "${DRY_RUN:-}" ]; then
     format=$(python -c "$read_format" "$OUT/samples/settings.json")
     [ "$format" = chat_template ] || template=(data.chat_template="$format")
 fi
-run torchrun --standalone --nproc_per_node="$(processes)" -m verl.trainer.fsdp_dft_trainer \
+run_last torchrun --standalone --nproc_per_node="$(processes)" -m verl.trainer.fsdp_dft_trainer \
     objective.name=dft \
     model.partial_pretrain="$MODEL" \
     data.train_files="$OUT/train.parquet" \

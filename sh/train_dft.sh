@@ -17,7 +17,7 @@ VAL=${VAL:-data/math500/test.parquet}
 PROJECT=${PROJECT:-numina-cot}
 EXPERIMENT=${EXPERIMENT:-numina-cot-dft-qwen-2.5-math-1.5b}
 
-run torchrun --standalone --nnodes=1 --nproc_per_node="$NPROC" -m verl.trainer.fsdp_dft_trainer \
+run_last torchrun --standalone --nnodes=1 --nproc_per_node="$NPROC" -m verl.trainer.fsdp_dft_trainer \
     data.train_files="$TRAIN" \
     data.val_files="$VAL" \
     data.prompt_key=extra_info \
