@@ -3,11 +3,13 @@
 
     python scripts/bench_train.py                                  # 8 layers, a vocabulary of 32,000, on a CPU
     python scripts/bench_train.py --shape quickstart               # the quickstart's model
+    python scripts/bench_train.py --lengths math                   # rows as long as MATH's
     python scripts/bench_train.py --shape qwen-1.5b --lengths full # one GPU, rows of 2,048 tokens; or qwen-7b
     python scripts/bench_train.py --trl_python ENV/bin/python      # with TRL: pip install trl==1.16.0 in its own ENV
 
 Weights and ids are random. Rows have the lengths of GSM8K's (log-normal, fitted to the characters of its questions and
-answers at 3.5 characters a token), or with --lengths full that of the longest allowed. Only non-padding tokens count.
+answers at 3.5 characters a token), with --lengths math those of MATH's, a part of NuminaMath with a longer tail, or
+with --lengths full that of the longest allowed; what is longer than that is cut. Only non-padding tokens count.
 Each variant runs in a process of its own, in rounds that take turns; medians of the rounds, the first step left out.
 Seconds are CPU seconds on a CPU (they suffer less from other work than the clock), device time on a GPU. MFU: the
 operations that the model needs (6 per token and matrix weight with the head, 6 per attended pair and unit; embedding
@@ -29,8 +31,9 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parents[1] / "benchmarks" / "results"
-# (mean, deviation) of log characters in GSM8K's training questions and answers
-QUESTION, ANSWER, CHARACTERS = (5.384, 0.382), (5.544, 0.487), 3.5
+# (mean, deviation) of log characters of questions, of answers: GSM8K's training rows, MATH-500's with their solutions
+CHARACTERS = {"gsm8k": ((5.384, 0.382), (5.544, 0.487)), "math": ((5.000, 0.735), (6.013, 0.746))}
+PER_TOKEN = 3.5
 GPU_PEAK = 989e12  # dense bf16 of an H100 or H200
 SHAPES: dict[str, dict[str, Any]] = {
     "small": {
@@ -79,9 +82,11 @@ def rows(shape: dict[str, Any], lengths: str) -> list[dict[str, Any]]:
     random = np.random.default_rng(0)
     made = []
     for _ in range(shape["batch"] * (shape["steps"] + 1)):
-        prompt, answer = (max(2, round(float(random.lognormal(*fit)) / CHARACTERS)) for fit in (QUESTION, ANSWER))
         if lengths == "full":
             prompt, answer = shape["longest"] // 4, shape["longest"] - shape["longest"] // 4
+        else:
+            prompt, answer = (max(2, round(float(random.lognormal(*fit)) / PER_TOKEN)) for fit in CHARACTERS[lengths])
+            answer = min(answer, shape["longest"] - prompt)
         ids = torch.from_numpy(random.integers(10, shape["model"]["vocab_size"], prompt + answer))
         mask = (torch.arange(len(ids)) >= prompt).long()
         made.append({"input_ids": ids, "position_ids": torch.arange(len(ids)), "loss_mask": mask})
@@ -287,7 +292,7 @@ def table(results: dict[str, dict[str, Any]], device: str, peak: float) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default="small", choices=list(SHAPES))
-    parser.add_argument("--lengths", default="gsm8k", choices=["gsm8k", "full"])
+    parser.add_argument("--lengths", default="gsm8k", choices=[*CHARACTERS, "full"])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--variants", nargs="+", choices=list(VARIANTS), help="default: all that can run here")
     parser.add_argument("--trl_python", help="the Python of an environment with TRL")

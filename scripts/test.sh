@@ -9,5 +9,5 @@ bash scripts/setup.sh
 export PATH="$PWD/.venv/bin:$PATH" OMP_NUM_THREADS=1
 ruff check .
 mypy
-[ $# -gt 0 ] || set -- -m "not slow"
+[ $# -gt 0 ] || set -- -m "not slow" -n 2 --dist loadfile
 exec python -m pytest "$@"

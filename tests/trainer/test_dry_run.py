@@ -5,12 +5,14 @@ import math
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from tiny_model import tiny_tokenizer, tokens_of
 from verl.dft import activations, attention
+from verl.trainer.fsdp_dft_trainer import memory
 from verl.trainer.fsdp_dft_trainer.__main__ import main
 
 
@@ -25,6 +27,8 @@ def no_weights(tmp_path, tiny_model) -> Path:
 @pytest.fixture
 def dry_run(tmp_path, no_weights, parquet_files, monkeypatch, capsys):
     """dry_run(flag, ..., ranks=1) -> what is printed."""
+
+    monkeypatch.setattr(memory, "loaded", lambda: 0)  # this process has all that other tests loaded
 
     def run(*flags: str, ranks: int = 1) -> str:
         monkeypatch.setenv("WORLD_SIZE", str(ranks))
@@ -109,6 +113,15 @@ def test_activations_are_those_that_the_whole_model_would_be_told(dry_run, tiny_
     text = dry_run(f"model.activation_checkpointing={kind}")
     name = f"activations of {tokens:,} tokens, model.activation_checkpointing={kind}"
     assert parts(text)[name] == pytest.approx((whole[kind] + again) * tokens / 2**20, abs=0.01)
+
+
+def test_on_a_cpu_what_is_loaded_into_the_process_counts(dry_run, monkeypatch):
+    monkeypatch.setattr(memory, "loaded", lambda: 5 * 2**20)
+    assert parts(dry_run())[memory.LOADED] == 5.0
+    monkeypatch.undo()
+    held = np.ones(2**27, dtype=np.uint8)
+    assert 2**27 < memory.loaded() < 2**37
+    assert held[-1] == 1
 
 
 def test_lora_trains_rank_times_the_sides_of_each_matrix(dry_run):

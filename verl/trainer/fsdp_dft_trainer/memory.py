@@ -9,6 +9,7 @@ import copy
 from dataclasses import dataclass
 from typing import Any
 
+import psutil
 import torch
 from omegaconf import DictConfig
 from verl.utils.device import get_device_id, get_device_name
@@ -21,6 +22,7 @@ from verl.dft import activations, attention
 from verl.dft.fused_head import CPU_ROWS, GPU_ROWS
 from verl.dft.objectives import Objective
 
+LOADED = "Python with its libraries and the rows"
 WIDE = 4  # bytes of fp32, in which gradients are added up and logits are made
 PROBED_VOCABULARY = 8  # of the model whose one layer is measured: its embedding is not
 
@@ -40,7 +42,9 @@ def estimate(config: DictConfig, model: HFModelConfig, objective: Objective, ran
     config: completed by the trainer's checks. accumulates: a step has several micro-batches.
     """
     attention.register()
-    engine = config.engine
+    engine, parts = config.engine, dict[str, float]()
+    if get_device_name() == "cpu":  # where what is loaded into this process takes the memory of what it trains
+        parts[LOADED] = loaded()
     module = _without_storage(config, model)
     total = _count(module)
     trained = _adapter_weights(model, module) if config.model.lora_rank else total
@@ -49,7 +53,6 @@ def estimate(config: DictConfig, model: HFModelConfig, objective: Objective, ran
     kept = PrecisionType.to_dtype(engine.model_dtype).itemsize
     product = PrecisionType.to_dtype(engine.dtype)
     shards = engine.fsdp_size if engine.fsdp_size > 0 else ranks
-    parts: dict[str, float] = {}
     if not engine.offload_policy:  # else these are on the host
         parts[f"weights in {engine.model_dtype}"] = (total + trained * bool(config.model.lora_rank)) * kept / shards
         parts["optimizer: two moments of each trained weight"] = 2 * trained * kept / shards
@@ -70,6 +73,11 @@ def estimate(config: DictConfig, model: HFModelConfig, objective: Objective, ran
     parts |= _activations(config, model, product, len(layers))
     parts |= _output_layer(config, model, objective, 0 if config.model.lora_rank else head)
     return Memory(total, trained, parts)
+
+
+def loaded() -> int:
+    """Bytes of memory that this process has now."""
+    return int(psutil.Process().memory_info().rss)
 
 
 def tokens_at_once(config: DictConfig) -> int:
