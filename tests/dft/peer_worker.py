@@ -8,7 +8,7 @@ import time
 import torch.distributed as dist
 
 from verl.dft.errors import run_reporting_errors
-from verl.dft.peers import meet, store_of_attempt, watched
+from verl.dft.peers import meet, report, store_of_attempt, watched
 
 
 def main() -> None:
@@ -42,4 +42,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_reporting_errors(main))
+    sys.exit(run_reporting_errors(main, report))

@@ -25,12 +25,14 @@ from typing import Any
 
 from torch.distributed import DistError, PrefixStore, Store, TCPStore
 
-from verl.dft.errors import under_torchrun
+from verl.dft.errors import one_line, print_trace_if_wanted
 
 PERIOD = 1.0  # seconds between two looks at the store
 GRACE = 5.0  # seconds in which a rank may come out of a collective by itself
 STORE_TIMEOUT = 10.0  # seconds for the store's answer to a failing rank
 MEETING_TIMEOUT = 600.0  # seconds until all ranks must have begun; the first start from a slow disk takes minutes
+SECONDS_TO_BE_ENDED = 10.0  # by torchrun, for a rank that leaves the word to another
+SECONDS_TO_END = 3.0  # a failing process may not be able to take down its process group
 ATTEMPT_VARIABLE = "VERL_DFT_ATTEMPT"
 
 FINISHED = "finished"
@@ -44,6 +46,11 @@ class Failure:
     machine: int
     host: str
     message: str
+
+
+def under_torchrun() -> bool:
+    """Whether torchrun started this process and keeps a store for it."""
+    return os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def meet() -> None:
@@ -76,6 +83,22 @@ def meet() -> None:
 def store_of_attempt(timeout: float) -> Store:
     """torchrun's store, under a prefix that only this attempt has. timeout: seconds, of each answer."""
     return PrefixStore(f"verl-dft/{os.environ[ATTEMPT_VARIABLE]}", _torchruns_store(timeout))
+
+
+def report(error: Exception) -> int:
+    """Exit status 1, after the first rank that failed has said so, and the others nothing."""
+    failure = report_failure(error, one_line(error))
+    if failure.rank == _number("RANK"):
+        print_trace_if_wanted(error)
+    if not tell(failure):
+        # torchrun ends this process as soon as the one that speaks is gone; whoever goes first is its root cause.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        time.sleep(SECONDS_TO_BE_ENDED)
+    end = threading.Timer(SECONDS_TO_END, os._exit, (1,))
+    end.daemon = True
+    end.start()
+    return 1
 
 
 def report_failure(error: Exception, message: str) -> Failure:

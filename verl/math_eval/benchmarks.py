@@ -1,4 +1,4 @@
-"""What a benchmark is, where its rows come from, and how they become problems. The entries are in ``manifest``.
+"""Where a benchmark's rows come from, and how they become problems. Those that are known are in ``manifest``.
 
 A benchmark's rows come from ``--benchmark_dir`` when it holds a copy, otherwise from the hub. Any jsonl or parquet file
 of the user's own is a benchmark too: give its path instead of a name.
@@ -7,15 +7,15 @@ of the user's own is a benchmark too: give its path instead of a name.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl.math_eval.rows import Reader, as_it_stands, nested, read_rows
+from verl.math_eval.manifest import ANSWER_KINDS, BENCHMARKS, BY_NAME, Benchmark
+from verl.math_eval.rows import nested, read_rows
 
 FILE_TYPES = (".jsonl", ".parquet")
-ANSWER_KINDS = ("expression", "integer", "number", "choice")
 
 
 @dataclass(frozen=True)
@@ -26,41 +26,6 @@ class Problem:
     question: str | Sequence[Mapping[str, Any]]
     gold: str
     details: Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """One benchmark.
-
-    question, gold: columns to look for, the first one present counts; read by ``ask`` and ``rule``.
-    answers: what a gold looks like, out of ``ANSWER_KINDS``; another one is an error.
-    rows: how many problems there are, per published version; empty: any number.
-    hub, config, split, revision: where ``datasets.load_dataset`` finds it. hub None: no place on the hub is known;
-        origin says where the file is. revision None: the newest commit, because no other could be checked.
-    keep: which rows are problems; left_out says what the others are.
-    sha256: ``data_hash`` of the copies that this entry was checked with.
-    version: raised with each change of the entry that changes its problems.
-    """
-
-    name: str
-    question: tuple[str, ...]
-    gold: tuple[str, ...]
-    rows: tuple[int, ...]
-    licence: str
-    answers: str = "expression"
-    ask: Reader = as_it_stands
-    rule: Reader = as_it_stands
-    hub: str | None = None
-    config: str | None = None
-    split: str = "test"
-    revision: str | None = None
-    origin: str = ""
-    aliases: tuple[str, ...] = ()
-    details: tuple[str, ...] = ()
-    keep: Callable[[Mapping[str, Any]], bool] | None = None
-    left_out: str = ""
-    sha256: tuple[str, ...] = ()
-    version: int = 1
 
 
 @dataclass(frozen=True)
@@ -87,8 +52,6 @@ def locate(
     """
     if name.endswith(FILE_TYPES):
         return _own(Path(name).expanduser(), question_key, answer_key, answer_kind)
-    from verl.math_eval.manifest import BENCHMARKS, BY_NAME
-
     entry = BY_NAME.get(name)
     if entry is None:
         known = ", ".join("/".join((b.name, *b.aliases)) for b in BENCHMARKS)

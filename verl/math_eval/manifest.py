@@ -1,18 +1,20 @@
-"""The benchmarks that can be asked for by name.
+"""What a benchmark is, and those that can be asked for by name.
 
 Nothing of these data sets is in this repository. No revision is pinned where none could be checked when this was
 written; the row count and the data hash in ``metrics.json`` then tell two versions apart. A sha256 is that of the
 original harness's copy, after conversion. Licences are what was found at the named place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from verl.math_eval.benchmarks import Benchmark
 from verl.math_eval.rows import (
+    Reader,
     about_table,
     after_body,
     after_hashes,
+    as_it_stands,
     boxed,
     first,
     letter,
@@ -22,6 +24,44 @@ from verl.math_eval.rows import (
     without_dollars,
     without_unit,
 )
+
+ANSWER_KINDS = ("expression", "integer", "number", "choice")
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """One benchmark.
+
+    question, gold: columns to look for, the first one present counts; read by ``ask`` and ``rule``.
+    answers: what a gold looks like, out of ``ANSWER_KINDS``; another one is an error.
+    rows: how many problems there are, per published version; empty: any number.
+    hub, config, split, revision: where ``datasets.load_dataset`` finds it. hub None: no place on the hub is known;
+        origin says where the file is. revision None: the newest commit, because no other could be checked.
+    keep: which rows are problems; left_out says what the others are.
+    sha256: ``data_hash`` of the copies that this entry was checked with.
+    version: raised with each change of the entry that changes its problems.
+    """
+
+    name: str
+    question: tuple[str, ...]
+    gold: tuple[str, ...]
+    rows: tuple[int, ...]
+    licence: str
+    answers: str = "expression"
+    ask: Reader = as_it_stands
+    rule: Reader = as_it_stands
+    hub: str | None = None
+    config: str | None = None
+    split: str = "test"
+    revision: str | None = None
+    origin: str = ""
+    aliases: tuple[str, ...] = ()
+    details: tuple[str, ...] = ()
+    keep: Callable[[Mapping[str, Any]], bool] | None = None
+    left_out: str = ""
+    sha256: tuple[str, ...] = ()
+    version: int = 1
+
 
 _MAA = "problems: copyright MAA"
 _AGIEVAL = "exam texts; no licence text found in AGIEval's repository"

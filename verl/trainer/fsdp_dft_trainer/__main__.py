@@ -15,6 +15,7 @@ warnings.filterwarnings("ignore", message=".* engine is not available")
 
 from omegaconf import OmegaConf  # noqa: E402
 
+from verl.dft import peers  # noqa: E402
 from verl.dft.errors import run_reporting_errors  # noqa: E402
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config, help_text  # noqa: E402
 
@@ -40,4 +41,5 @@ def main(arguments: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_reporting_errors(lambda: main(sys.argv[1:])))
+    among_ranks = peers.report if peers.under_torchrun() else None
+    sys.exit(run_reporting_errors(lambda: main(sys.argv[1:]), among_ranks))

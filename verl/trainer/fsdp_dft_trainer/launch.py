@@ -11,8 +11,7 @@ import torch
 from omegaconf import DictConfig
 from verl.utils.device import get_device_name, get_nccl_backend, get_torch_device
 
-from verl.dft.errors import under_torchrun
-from verl.dft.peers import meet, store_of_attempt, watched
+from verl.dft.peers import meet, store_of_attempt, under_torchrun, watched
 from verl.trainer.fsdp_dft_trainer.checks import complete_config
 from verl.trainer.fsdp_dft_trainer.stopping import STOP_FILE, StopRequests, die_with_torchrun, leave, seconds_of
 
