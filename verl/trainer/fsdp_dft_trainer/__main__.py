@@ -4,14 +4,16 @@ The flags are those of config/dft_trainer.yaml; --help prints them, --cfg prints
 --dry_run checks files, tokenizer and batches, and counts steps, tokens and memory, without loading weights.
 """
 
+import logging
 import os
 import sys
 import warnings
 
 # Before verl's modules read them: its progress notes stay quiet, and so do the warnings it gives on every start about
-# each of its engines whose package is not installed.
+# each of its engines whose package is not installed, and torch's on every padded nested tensor about symbolic tracing.
 os.environ.setdefault("VERL_LOGGING_LEVEL", "WARN")
 warnings.filterwarnings("ignore", message=".* engine is not available")
+logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
 
 from omegaconf import OmegaConf  # noqa: E402
 
