@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Style, types and tests, in the environment of scripts/setup.sh (made where it is missing).
-#   bash scripts/test.sh             everything but the slow tests: about 15 minutes on 2 cores, no GPU, no network
-#   bash scripts/test.sh -m slow     the slow ones
+#   bash scripts/test.sh             everything but the slow tests: under 10 minutes on 2 cores, no GPU, no network
+#   bash scripts/test.sh -m slow     the slow ones: 20 minutes
 #   bash scripts/test.sh tests/dft   any pytest arguments
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
