@@ -1,7 +1,10 @@
 """The scripts that users launch: shellcheck likes them, and every command that they would run is understood."""
 
+import os
 import shutil
+import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +17,10 @@ ARGUMENTS = {
     "study.sh": ["--scale", "smoke"],  # the full one prints some 250 commands of the same few kinds
     "offline_rl.sh": ["MODEL", "questions.parquet", "outputs/offline", "--train_end", "100", "--", "optim.lr=1e-5"],
 }
+
+STANDS_IN = """#!/bin/sh
+cd "$(dirname "$0")" && echo $$ > pid.part && mv pid.part pid && exec sleep 60
+"""  # for python and torchrun
 
 
 def commands_of(script: str, *words: str, **environment: str) -> list[list[str]]:
@@ -49,6 +56,23 @@ def test_a_flag_that_does_not_exist_is_found():
     (command,) = commands_of("eval.sh", "auto", "M", "O", "16", "1", "--n_samples", "4")
     with pytest.raises(ValueError, match="--n_samples"):
         check_command(command)
+
+
+@pytest.mark.parametrize("script", ["eval.sh", "train_dft.sh", "train_sft.sh", "train_lora.sh", "multinode.sh"])
+def test_a_signal_to_a_script_reaches_the_command_that_it_starts(script, tmp_path):
+    for name in ("python", "torchrun"):
+        (tmp_path / name).write_text(STANDS_IN)
+        (tmp_path / name).chmod(0o755)
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "VIRTUAL_ENV": "some", "NPROC": "1"}
+    command = ["bash", str(PROJECT / "sh" / script), *ARGUMENTS.get(script, [])]
+    process = subprocess.Popen(command, env=environment)
+    ends = time.monotonic() + 20
+    while not (tmp_path / "pid").exists() and time.monotonic() < ends:
+        time.sleep(0.02)
+    started = int((tmp_path / "pid").read_text())
+    process.terminate()
+    assert process.wait(10) == -signal.SIGTERM
+    assert started == process.pid, "the command runs below the script's shell, which would leave it behind"
 
 
 def test_sft_differs_from_dft_in_the_objective_and_in_where_it_writes():
