@@ -6,7 +6,8 @@
 
 Same models and rows as scripts/bench_train.py, activations kept. A part's time is what passes between its beginning and
 its end, forward and backward: CPU seconds of one rank on a CPU, device time (which waits at every border, so the sum is
-more than an undisturbed step) on a GPU. "rest" is norms, residuals, the embedding and FSDP.
+more than an undisturbed step) on a GPU. "FSDP" is its hooks: gathering and freeing weights, reducing gradients. "rest"
+is norms, residuals, the embedding and cutting the batch up.
 Writes benchmarks/results/step-<shape>.json, .md and .png.
 """
 
@@ -25,7 +26,7 @@ from typing import Any
 
 from bench_train import RESULTS, SHAPES, make_trainer, rows, save_model
 
-PARTS = ("attention", "mlp", "head", "optimizer", "data", "rest")
+PARTS = ("attention", "mlp", "head", "optimizer", "data", "FSDP", "rest")
 # name: (tokens of a row or None for GSM8K's lengths, vocabulary or None for the shape's, ranks)
 CASES: dict[str, tuple[int | None, int | None, int]] = {
     "GSM8K's lengths": (None, None, 1),
@@ -42,6 +43,7 @@ class Parts:
 
     def __init__(self, on_gpu: bool) -> None:
         self.on_gpu, self.seconds = on_gpu, defaultdict(float)  # type: ignore[var-annotated]
+        self.open: set[str] = set()
 
     def now(self) -> float:
         if not self.on_gpu:
@@ -62,6 +64,32 @@ class Parts:
             return result
 
         return timed
+
+    def time_fsdp(self) -> None:
+        """The hooks of all modules that are sharded from now on; torch's private names, as of 2.13."""
+        from torch.distributed.fsdp._fully_shard._fsdp_param_group import FSDPParamGroup
+        from torch.distributed.fsdp._fully_shard._fsdp_state import FSDPState
+
+        hooks = {FSDPState: ("_pre_forward", "_post_forward", "_pre_backward", "_root_post_backward_final_callback")}
+        for owner, names in {**hooks, FSDPParamGroup: ("post_backward",)}.items():
+            for name in names:
+                setattr(owner, name, self._outermost("FSDP", getattr(owner, name)))
+
+    def _outermost(self, part: str, function: Callable) -> Callable:
+        """As ``time``, but a call within a call counts once."""
+        timed = self.time(part, function)
+
+        @functools.wraps(function)
+        def guarded(*args: Any, **kwargs: Any) -> Any:
+            if part in self.open:
+                return function(*args, **kwargs)
+            self.open.add(part)
+            try:
+                return timed(*args, **kwargs)
+            finally:
+                self.open.discard(part)
+
+        return guarded
 
     def time_module(self, part: str, module: Any) -> None:
         """The forward pass of ``module`` and, between two borders in the graph, its backward pass."""
@@ -112,7 +140,9 @@ def measure(folder: Path, shape: dict[str, Any], made: list[dict[str, Any]]) -> 
     import verl.dft.engine as engine_module
     from verl.dft.activations import layers_of
 
-    trainer, parts = make_trainer("dft_keeping", folder, shape, made), Parts(shape["device"] != "cpu")
+    parts = Parts(shape["device"] != "cpu")
+    parts.time_fsdp()
+    trainer = make_trainer("dft_keeping", folder, shape, made)
     for layer in layers_of(trainer.engine.module):
         parts.time_module("attention", layer.self_attn)
         parts.time_module("mlp", layer.mlp)
