@@ -36,7 +36,7 @@ def test_compiled_layers_train_the_same_model_with_checkpointing_and_length_buck
     eager, other = (tmp_path / f"{name}-{ranks}" for name in ("eager", "compiled"))
     for first, second in zip(*(steps(folder) for folder in (eager, other)), strict=True):
         assert second["train/nll"] == pytest.approx(first["train/nll"], rel=FP32_NOISE)
-        assert second["train/grad_norm"] == pytest.approx(first["train/grad_norm"], rel=100 * FP32_NOISE)
+        assert second["train/grad_norm"] == pytest.approx(first["train/grad_norm"], rel=FP32_NOISE)
     weights, others = (load_file(folder / "full.safetensors") for folder in (eager, other))
     for name, weight in weights.items():
         assert (weight - others[name]).abs().max() < 0.01 * LR, name

@@ -1,7 +1,8 @@
 """torchrun with an exit status that says why a run stopped: python -m verl.trainer.fsdp_dft_trainer.torchrun ...
 
 Takes torchrun's arguments. torchrun itself ends with status 1 after any signal, crash or not. Here the status is 143
-(SIGTERM), 130 (SIGINT) or 75 (trainer.max_time) if the ranks saved and left in order, and torchrun's otherwise.
+(SIGTERM), 130 (SIGINT) or 75 (trainer.max_time) if the ranks saved and left in order, and torchrun's otherwise. And it
+waits for no other machine once its own ranks have left in order.
 """
 
 import os
