@@ -26,6 +26,6 @@ setup(
         "verl.math_eval": ["page.html", "page.js"],
     },
     install_requires=requirements(),
-    # verl imports the entry points of this group on "import verl"; see verl/dft/platform.py.
-    entry_points={"verl.plugins": ["verl_dft = verl.dft.platform"]},
+    # verl imports the entry points of this group on "import verl"; see verl/dft/model/platform.py.
+    entry_points={"verl.plugins": ["verl_dft = verl.dft.model.platform"]},
 )

@@ -45,8 +45,8 @@ def products(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) 
 
 
 def fused(name: str) -> Step:
-    from verl.dft.fused_head import linear_objective
-    from verl.dft.objectives import objective
+    from verl.dft.loss.fused_head import linear_objective
+    from verl.dft.loss.objectives import objective
 
     made = objective(name)
 
@@ -63,8 +63,8 @@ def fused_with_prompts(hidden: torch.Tensor, weight: torch.Tensor, targets: torc
 
 
 def plain_dft(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> None:
-    from verl.dft.objectives import objective
-    from verl.dft.plain_head import plain_objective
+    from verl.dft.loss.objectives import objective
+    from verl.dft.loss.plain_head import plain_objective
 
     plain_objective(hidden @ weight.T, targets, objective("dft"), len(targets))[0].backward()
 

@@ -159,9 +159,9 @@ def make_trainer(name: str, folder: Path, shape: dict[str, Any], made: list[dict
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
     from verl.workers.utils.losses import sft_loss
 
-    from verl.dft.dataset import TokenizedRows
-    from verl.trainer.fsdp_dft_trainer.checks import complete_config
+    from verl.dft.data.dataset import TokenizedRows
     from verl.trainer.fsdp_dft_trainer.command_line import compose_config
+    from verl.trainer.fsdp_dft_trainer.settings import complete_config
     from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer
 
     ids, mask = (torch.cat([row[key] for row in made]).numpy() for key in ("input_ids", "loss_mask"))

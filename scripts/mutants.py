@@ -14,49 +14,55 @@ import sys
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parents[1]
-UNIT = [f"tests/dft/test_{name}.py" for name in ("objectives", "fused_head", "attention")]
+UNIT = [f"tests/dft/{name}.py" for name in ("loss/test_objectives", "loss/test_fused_head", "model/test_attention")]
 GRID = ["tests/trainer/test_gradients.py"]
 
 # name: (file, what stands there, what the mutant puts there, tests that should notice)
 MUTANTS = {
-    "weight not detached": ("objectives.py", "log_probs.detach().exp().clamp(", "log_probs.exp().clamp(", UNIT),
-    "weight applied twice": ("objectives.py", "(mix * weight + (1 - mix))", "(mix * weight + (1 - mix)) ** 2", UNIT),
-    "weight dropped": ("objectives.py", "-(mix * weight + (1 - mix)) * log_probs", "-log_probs", UNIT),
+    "weight not detached": ("loss/objectives.py", "log_probs.detach().exp().clamp(", "log_probs.exp().clamp(", UNIT),
+    "weight applied twice": (
+        "loss/objectives.py", "(mix * weight + (1 - mix))", "(mix * weight + (1 - mix)) ** 2", UNIT,
+    ),
+    "weight dropped": ("loss/objectives.py", "-(mix * weight + (1 - mix)) * log_probs", "-log_probs", UNIT),
     "weight 1 - p": (
-        "objectives.py", "log_probs.detach().exp().clamp(", "(-torch.expm1(log_probs.detach())).clamp(", UNIT,
+        "loss/objectives.py", "log_probs.detach().exp().clamp(", "(-torch.expm1(log_probs.detach())).clamp(", UNIT,
     ),
-    "mask shifted by one": ("targets.py", "Targets(places - 1,", "Targets(places,", UNIT),
-    "targets of the token before": ("targets.py", "input_ids[places]", "input_ids[places - 1]", UNIT),
-    "gradient of the weight overwritten by each chunk": ("fused_head.py", "beta=0 if first else 1", "beta=0", UNIT),
+    "mask shifted by one": ("loss/targets.py", "Targets(places - 1,", "Targets(places,", UNIT),
+    "targets of the token before": ("loss/targets.py", "input_ids[places]", "input_ids[places - 1]", UNIT),
+    "gradient of the weight overwritten by each chunk": (
+        "loss/fused_head.py", "beta=0 if first else 1", "beta=0", UNIT,
+    ),
     "one-hot forgotten": (
-        "fused_head.py", "(d_log_probs * rest + d_kl * own)", "(-d_log_probs * own + d_kl * own)", UNIT,
+        "loss/fused_head.py", "(d_log_probs * rest + d_kl * own)", "(-d_log_probs * own + d_kl * own)", UNIT,
     ),
-    "1 - p as a difference": ("fused_head.py", "d_log_probs * rest + d_kl", "d_log_probs * (total - own) + d_kl", UNIT),
-    "upstream factor ignored": ("fused_head.py", "gradient.mul_(upstream)", "pass", UNIT),
-    "KL in the other direction": ("fused_head.py", "d_logits.sub_(reference", "d_logits.add_(reference", UNIT),
-    "rows see each other": ("attention.py", "starts, sizes = borders[:-1][group_of_row == group]",
+    "1 - p as a difference": (
+        "loss/fused_head.py", "d_log_probs * rest + d_kl", "d_log_probs * (total - own) + d_kl", UNIT,
+    ),
+    "upstream factor ignored": ("loss/fused_head.py", "gradient.mul_(upstream)", "pass", UNIT),
+    "KL in the other direction": ("loss/fused_head.py", "d_logits.sub_(reference", "d_logits.add_(reference", UNIT),
+    "rows see each other": ("model/attention.py", "starts, sizes = borders[:-1][group_of_row == group]",
                             "starts, sizes = 0 * borders[:-1][group_of_row == group]", UNIT),
     "mean of means over micro-batches": (
-        "engine.py", "denominator / torch.distributed.get_world_size())",
+        "model/engine.py", "denominator / torch.distributed.get_world_size())",
         "max(len(targets.ids), 1) * 2 / torch.distributed.get_world_size())", GRID,
     ),
     "number of ranks forgotten": (
-        "engine.py", "denominator / torch.distributed.get_world_size())", "denominator)", GRID,
+        "model/engine.py", "denominator / torch.distributed.get_world_size())", "denominator)", GRID,
     ),
     "sequence-parallel shard without neighbours": (
-        "attention.py", "shards = get_ulysses_sequence_parallel_world_size()", "shards = 1", GRID,
+        "model/attention.py", "shards = get_ulysses_sequence_parallel_world_size()", "shards = 1", GRID,
     ),
     "sequence-parallel rank counts all targets": (
-        "engine.py", "within_slice(targets, shard * width, width)", "within_slice(targets, 0, width)", GRID,
+        "model/engine.py", "within_slice(targets, shard * width, width)", "within_slice(targets, 0, width)", GRID,
     ),
     "reference with the adapter on": (
-        "reference.py", "if self.is_adapted else nullcontext()", "if False else nullcontext()", GRID,
+        "model/reference.py", "if self.is_adapted else nullcontext()", "if False else nullcontext()", GRID,
     ),
     "reference is the model in training": (
-        "engine.py", "self.module if self._is_lora else self._frozen_copy()", "self.module", GRID,
+        "model/engine.py", "self.module if self._is_lora else self._frozen_copy()", "self.module", GRID,
     ),
-    "row means over one rank's part": ("targets.py", "if group is not None:", "if False:", GRID),
-    "padding's place forgotten": ("targets.py", "targets.rows * width + targets.positions - borders[targets.rows]",
+    "row means over one rank's part": ("loss/targets.py", "if group is not None:", "if False:", GRID),
+    "padding's place forgotten": ("loss/targets.py", "targets.rows * width + targets.positions - borders[targets.rows]",
                                   "targets.positions", GRID),
 }  # fmt: skip
 

@@ -137,8 +137,8 @@ def measure(folder: Path, shape: dict[str, Any], made: list[dict[str, Any]]) -> 
     """Under torchrun: seconds of each part, means over all steps but the first; the clock's for a step and a save."""
     import torch
 
-    import verl.dft.engine as engine_module
-    from verl.dft.activations import layers_of
+    import verl.dft.model.engine as engine_module
+    from verl.dft.model.activations import layers_of
 
     parts = Parts(shape["device"] != "cpu")
     parts.time_fsdp()

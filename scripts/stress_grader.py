@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from verl.math_eval.grading import grade_many
-from verl.math_eval.grading.workers import TimedOut, WorkerDied, shared_pool
+from verl.math_eval.grading.symbolic.pool import TimedOut, WorkerDied, shared_pool
 
 BOMB_EVERY = 1_000
 SAMPLES = 16  # of one problem, in the run with repeated answers

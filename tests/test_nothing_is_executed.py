@@ -11,9 +11,9 @@ from transformers import AutoConfig
 from tiny_model import save_tiny_model
 from verl.dft import diagnose
 from verl.math_eval.backends.transformers_backend import TransformersBackend
-from verl.trainer.fsdp_dft_trainer.checks import complete_config
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
 from verl.trainer.fsdp_dft_trainer.inputs import model_config
+from verl.trainer.fsdp_dft_trainer.settings import complete_config
 
 PROJECT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("verl", "examples") for path in (PROJECT / folder).rglob("*.py"))
@@ -24,10 +24,10 @@ MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 FLAGS = {"shell", "trust_remote_code", "allow_pickle"}  # set to True, or to what we cannot see
 # What runs code that the user named or allowed on the command line: that is its purpose.
 ALLOWED = {
-    ("verl/dft/objectives.py", "exec_module"): "objective.path",
+    ("verl/dft/loss/objectives.py", "exec_module"): "objective.path",
     ("verl/trainer/fsdp_dft_trainer/trainer.py", "load_extern_object"): "data.custom_cls.path",
     ("verl/trainer/fsdp_dft_trainer/memory.py", "trust_remote_code"): "model.trust_remote_code",
-    ("verl/dft/export.py", "trust_remote_code"): "model.trust_remote_code",
+    ("verl/dft/model/export.py", "trust_remote_code"): "model.trust_remote_code",
 }
 
 

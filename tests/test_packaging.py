@@ -47,7 +47,7 @@ def test_the_wheel_pins_what_it_was_tested_with(wheel_files):
 
 def test_the_installed_entry_point_registers_the_cpu_platform():
     (ours,) = (point for point in entry_points(group="verl.plugins") if point.name == "verl_dft")
-    assert ours.value == "verl.dft.platform"
+    assert ours.value == "verl.dft.model.platform"
 
 
 def test_the_command_works_from_any_directory(tmp_path):

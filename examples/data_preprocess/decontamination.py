@@ -136,8 +136,8 @@ def load_benchmarks(names: Sequence[str], folder: str | Path | None) -> tuple[li
     names: benchmarks of ``python -m verl.math_eval``, or files; ``("all",)``: all that are in ``folder``, or without
         one all that have a place on the hub, with a note on the others. ValueError for what cannot be read.
     """
+    from verl.math_eval.benchmark_list import BENCHMARKS
     from verl.math_eval.benchmarks import load_problems, locate  # imports verl: some seconds
-    from verl.math_eval.manifest import BENCHMARKS
 
     if folder is not None and not Path(folder).expanduser().is_dir():
         raise ValueError(f"--benchmark_dir: expected a folder, found none at {folder}")

@@ -125,13 +125,13 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
 
 def draw_samples(args: argparse.Namespace, questions: Sequence[Question]) -> None:
     """Draw and grade what is missing in ``<local_dir>/samples``; the evaluation's own run does the work."""
+    from verl.math_eval.benchmark_list import Benchmark
     from verl.math_eval.benchmark_run import BenchmarkRun
     from verl.math_eval.benchmarks import Problem
     from verl.math_eval.benchmarks import Source as BenchmarkSource
     from verl.math_eval.evaluation import Evaluation
     from verl.math_eval.generation import backend_options, make_backend, resolve_model
     from verl.math_eval.harness import model_fingerprint
-    from verl.math_eval.manifest import Benchmark
     from verl.math_eval.options import EvalOptions
     from verl.math_eval.prompting import check_prompt_type, choose_format
 

@@ -11,9 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tiny_model import save_tiny_model
 from verl.dft import diagnose, forecast
-from verl.dft.dataset import tokenize_files
+from verl.dft.data.dataset import tokenize_files
 from verl.dft.forecast import TargetTokens, advise, deciles, forecast_sums, most_ignored, short_form, summary
-from verl.dft.objectives import objective
+from verl.dft.loss.objectives import objective
 
 
 def target_tokens(p, ids=None, first=None, stop=None, entropy=None) -> TargetTokens:

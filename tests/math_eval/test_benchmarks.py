@@ -6,8 +6,8 @@ from types import SimpleNamespace
 import pandas as pd
 import pytest
 
+from verl.math_eval.benchmark_list import ANSWER_KINDS, BENCHMARKS, BY_NAME, Benchmark
 from verl.math_eval.benchmarks import Source, data_hash, load_problems, locate
-from verl.math_eval.manifest import ANSWER_KINDS, BENCHMARKS, BY_NAME, Benchmark
 
 
 def write(path, rows):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tiny_model import save_tiny_model
-from verl.dft.prompts import resolve_prompt_format
+from verl.dft.data.prompts import resolve_prompt_format
 from verl.math_eval import harness
 from verl.math_eval.__main__ import main
 from verl.math_eval.backends.transformers_backend import TransformersBackend

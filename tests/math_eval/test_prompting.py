@@ -3,7 +3,7 @@
 import pytest
 
 from tiny_model import tiny_tokenizer
-from verl.dft.prompts import resolve_prompt_format
+from verl.dft.data.prompts import resolve_prompt_format
 from verl.math_eval.few_shot import EXAMPLES, check_num_shots
 from verl.math_eval.grading import grade_many
 from verl.math_eval.prompting import check_prompt_type, choose_format

@@ -6,7 +6,7 @@ import pandas as pd
 import torch
 
 import verl.trainer.fsdp_dft_trainer.checkpoints as checkpoints
-from verl.dft.engine import DFTEngine
+from verl.dft.model.engine import DFTEngine
 
 STAGE, ON_THIS_RANK = os.environ["FAILING_STAGE"], os.environ["RANK"] == "1"
 

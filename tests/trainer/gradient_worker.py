@@ -13,10 +13,10 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from tiny_model import moved
+from verl.dft.loss.objectives import objective
 from verl.dft.metrics import summarize
-from verl.dft.objectives import objective
-from verl.trainer.fsdp_dft_trainer.checks import complete_config
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
+from verl.trainer.fsdp_dft_trainer.settings import complete_config
 from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer
 
 

@@ -13,8 +13,8 @@ import torch
 from safetensors.torch import save_file
 from verl.utils.fsdp_utils import get_fsdp_full_state_dict
 
-from verl.trainer.fsdp_dft_trainer.checks import complete_config
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
+from verl.trainer.fsdp_dft_trainer.settings import complete_config
 from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer
 
 

@@ -18,8 +18,8 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
 from verl.trainer.fsdp_dft_trainer import checkpoints
-from verl.trainer.fsdp_dft_trainer.checks import complete_config
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
+from verl.trainer.fsdp_dft_trainer.settings import complete_config
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
 from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer, seed_everything
 

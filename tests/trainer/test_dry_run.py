@@ -11,7 +11,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from tiny_model import tiny_tokenizer, tokens_of
-from verl.dft import activations, attention
+from verl.dft.model import activations, attention
 from verl.trainer.fsdp_dft_trainer import memory
 from verl.trainer.fsdp_dft_trainer.__main__ import main
 

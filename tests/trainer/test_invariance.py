@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from tiny_model import tokens_of
-from verl.dft.batches import TrainBatches
+from verl.dft.data.batches import TrainBatches
 
 STEPS, BATCH, LR, SEED = 3, 8, 1e-3, 5
 BETAS, DECAY, CLIP = (0.9, 0.95), 0.01, 1.0

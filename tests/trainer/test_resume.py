@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
 from tiny_model import save_tiny_model
-from verl.dft.batches import TrainBatches
+from verl.dft.data.batches import TrainBatches
 
 WORKER = Path(__file__).parent / "resume_worker.py"
 ON_TWO = ["whole", "pieces", "stop_in_time", "other_ranks", "full_disk", "changed", "poisoned", "best", "lora"]

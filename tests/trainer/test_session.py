@@ -14,11 +14,11 @@ import torch
 from verl.dft.metrics import token_sums
 from verl.trainer.fsdp_dft_trainer.bad_batches import trouble
 from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints
-from verl.trainer.fsdp_dft_trainer.checks import complete_config
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
 from verl.trainer.fsdp_dft_trainer.identity import differences
 from verl.trainer.fsdp_dft_trainer.progress import Progress, read, write
 from verl.trainer.fsdp_dft_trainer.run_log import _purge_behind
+from verl.trainer.fsdp_dft_trainer.settings import complete_config
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests, seconds_of
 
 # -------------------------------------------------------------------- the folder of checkpoints

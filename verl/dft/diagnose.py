@@ -23,14 +23,14 @@ import torch
 from tqdm import tqdm
 
 from verl.dft import forecast
-from verl.dft.dataset import RowFormat, TokenizedRows, check_files, tokenize_files
+from verl.dft.data.dataset import RowFormat, TokenizedRows, check_files, tokenize_files
+from verl.dft.data.prompts import resolve_prompt_format
 from verl.dft.errors import run_reporting_errors
 from verl.dft.forecast import TargetTokens
-from verl.dft.fused_head import linear_objective
-from verl.dft.objectives import objective
-from verl.dft.output_layer import output_layer, reading, reason_against_fusing
-from verl.dft.plain_head import plain_objective
-from verl.dft.prompts import resolve_prompt_format
+from verl.dft.loss.fused_head import linear_objective
+from verl.dft.loss.objectives import objective
+from verl.dft.loss.plain_head import plain_objective
+from verl.dft.model.output_layer import output_layer, reading, reason_against_fusing
 
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # rows x longest row
 

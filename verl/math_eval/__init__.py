@@ -4,7 +4,7 @@ Read in this order:
 
 harness         one evaluation from a model to a report; all checkpoints of a folder
 options         what can be asked, and what is wrong with it before a model is loaded
-manifest        the benchmarks: one entry each; benchmarks and rows turn their files into problems
+benchmark_list  the benchmarks: one entry each; benchmarks and rows turn their files into problems
 prompting       which prompt a model is asked with; few_shot puts examples in front
 generation      requests, completions, and how one of the backends/ is made
 benchmark_run   one benchmark: draw what is missing, grade it, store it

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from verl.dft.prompts import PromptFormat
+from verl.dft.data.prompts import PromptFormat
 from verl.math_eval.benchmarks import Problem, Source, data_hash
 from verl.math_eval.evaluation import Evaluation, write_metrics
 from verl.math_eval.generation import Completion, Request, sample_seed

@@ -1,4 +1,4 @@
-"""Where a benchmark's rows come from, and how they become problems. Those that are known are in ``manifest``.
+"""Where a benchmark's rows come from, and how they become problems. Those that are known are in ``benchmark_list``.
 
 A benchmark's rows come from ``--benchmark_dir`` when it holds a copy, otherwise from the hub. Any jsonl or parquet file
 of the user's own is a benchmark too: give its path instead of a name.
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from verl.math_eval.manifest import ANSWER_KINDS, BENCHMARKS, BY_NAME, Benchmark
+from verl.math_eval.benchmark_list import ANSWER_KINDS, BENCHMARKS, BY_NAME, Benchmark
 from verl.math_eval.rows import nested, read_rows
 
 FILE_TYPES = (".jsonl", ".parquet")

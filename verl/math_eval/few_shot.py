@@ -5,8 +5,8 @@ The examples are ours, not the original's: a few-shot score is comparable with o
 
 from dataclasses import replace
 
-from verl.dft.prompts import PromptFormat
-from verl.dft.templates import TEMPLATES
+from verl.dft.data.prompts import PromptFormat
+from verl.dft.data.templates import TEMPLATES
 
 IN_ONE_TURN = ("qwen25-math-cot", "qwen25-math-cot-raft")  # the original puts all examples into the user's turn
 

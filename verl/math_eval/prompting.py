@@ -3,8 +3,8 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from verl.dft.prompts import FILE_NAME, NAMED_TEMPLATES, PromptFormat, resolve_prompt_format
-from verl.dft.templates import PROGRAM_TYPES, TEMPLATES
+from verl.dft.data.prompts import FILE_NAME, NAMED_TEMPLATES, PromptFormat, resolve_prompt_format
+from verl.dft.data.templates import PROGRAM_TYPES, TEMPLATES
 from verl.math_eval.few_shot import check_num_shots, with_examples
 
 AUTO, CHAT = "auto", "chat_template"
@@ -70,7 +70,7 @@ def choose_format(prompt_type: str, model_folder: str, tokenizer, num_shots: int
     """The format for ``prompt_type``, with a warning when the checkpoint was trained on another one.
 
     prompt_type: "auto" (the checkpoint's stored format, else its chat template), "chat_template", a name out of
-        ``verl.dft.templates``, or a Jinja file. num_shots: worked examples in front, for named types only.
+        ``verl.dft.data.templates``, or a Jinja file. num_shots: worked examples in front, for named types only.
     """
     check_prompt_type(prompt_type, num_shots)
     stored = stored_format(model_folder)

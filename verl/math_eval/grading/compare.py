@@ -4,7 +4,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from verl.math_eval.grading.decimals import number, rounds_to
 from verl.math_eval.grading.forms import (
     choice_letters,
     choice_with_value,
@@ -14,10 +13,9 @@ from verl.math_eval.grading.forms import (
     split_names,
     words,
 )
-from verl.math_eval.grading.leaves import same_value
-from verl.math_eval.grading.limits import MAX_BRACKETS, nesting, refusal
 from verl.math_eval.grading.normalize import END, MAX_LENGTH, TEXT, key, normalize
-from verl.math_eval.grading.notations import (
+from verl.math_eval.grading.readings import readings
+from verl.math_eval.grading.rules.notations import (
     is_remainder,
     same_class,
     same_daytime,
@@ -25,9 +23,16 @@ from verl.math_eval.grading.notations import (
     same_ratio,
     split_residue,
 )
-from verl.math_eval.grading.readings import readings
-from verl.math_eval.grading.regions import Interval, as_region, may_be_region, variable_of
-from verl.math_eval.grading.relations import relation
+from verl.math_eval.grading.rules.quantities import (
+    Decision,
+    letters_as_unit,
+    same_compound,
+    same_share,
+    split_unit,
+    units_agree,
+)
+from verl.math_eval.grading.rules.regions import Interval, as_region, may_be_region, variable_of
+from verl.math_eval.grading.rules.relations import relation
 from verl.math_eval.grading.structure import (
     MAX_ITEMS,
     Bracketed,
@@ -43,7 +48,9 @@ from verl.math_eval.grading.structure import (
     split_list,
     split_relation,
 )
-from verl.math_eval.grading.units import Decision, letters_as_unit, same_compound, same_share, split_unit, units_agree
+from verl.math_eval.grading.symbolic.limits import MAX_BRACKETS, nesting, refusal
+from verl.math_eval.grading.values.decimals import number, rounds_to
+from verl.math_eval.grading.values.same_value import same_value
 
 MAX_DEPTH = 8
 MAX_REPEATED = 4  # spellings of one answer in a list

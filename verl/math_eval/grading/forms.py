@@ -4,10 +4,10 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
-from verl.math_eval.grading.expression import Unreadable, read
 from verl.math_eval.grading.normalize import END, QUOTES, TEXT, names
 from verl.math_eval.grading.structure import bracketed, split_relation
-from verl.math_eval.grading.values import symbols
+from verl.math_eval.grading.values.evaluate import symbols
+from verl.math_eval.grading.values.expression import Unreadable, read
 
 _LETTER = re.compile(
     rf"(?:[{TEXT}\s]*(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s)?[{END}{TEXT}(\[\s]*([A-J])[{END})\]\s]*(?:[.:][{END}\s]*)?"

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 from verl.math_eval.grading.compare import NeedsSymbolic, Verdict, answer_key, compare
 from verl.math_eval.grading.extraction import extract
-from verl.math_eval.grading.workers import SymbolicPool, TimedOut, WorkerDied, shared_pool
+from verl.math_eval.grading.symbolic.pool import SymbolicPool, TimedOut, WorkerDied, shared_pool
 
 GRADER_VERSION = "4"  # raise it with every change that can change a grade: stored samples are then graded again
 MODES = ("lenient", "strict")

@@ -22,10 +22,9 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from verl.math_eval.grading.expression import Unreadable, read, unknown_functions
 from verl.math_eval.grading.forms import number_word
 from verl.math_eval.grading.normalize import braced, names, normalize
-from verl.math_eval.grading.values import (
+from verl.math_eval.grading.values.evaluate import (
     NotRational,
     TooLarge,
     Undefined,
@@ -35,6 +34,7 @@ from verl.math_eval.grading.values import (
     exact,
     symbols,
 )
+from verl.math_eval.grading.values.expression import Unreadable, read, unknown_functions
 
 TOLERANCE = 1e-4
 MAX_LENGTH = 2_000  # longer answers are compared as text

@@ -22,9 +22,9 @@ import torch.distributed as dist
 from omegaconf import DictConfig
 from verl.utils import hdfs_io
 
-from verl.dft.engine import DFTEngine
-from verl.dft.export import full_state, write_adapter, write_hf_model
-from verl.dft.prompts import PromptFormat
+from verl.dft.data.prompts import PromptFormat
+from verl.dft.model.engine import DFTEngine
+from verl.dft.model.export import full_state, write_adapter, write_hf_model
 from verl.trainer.fsdp_dft_trainer import progress as run_file
 from verl.trainer.fsdp_dft_trainer.agreement import NotWritten, everywhere, from_first, on_first
 from verl.trainer.fsdp_dft_trainer.identity import differences

@@ -14,12 +14,12 @@ from tensordict import TensorDict
 from verl.utils.seqlen_balancing import rearrange_micro_batches
 from verl.workers.config import HFModelConfig
 
-from verl.dft.batches import TrainBatches
-from verl.dft.dataset import TokenizedRows, decoded_example
-from verl.dft.prompts import PromptFormat
-from verl.trainer.fsdp_dft_trainer.checks import complete_config, prompt_format, training_objective
+from verl.dft.data.batches import TrainBatches
+from verl.dft.data.dataset import TokenizedRows, decoded_example
+from verl.dft.data.prompts import PromptFormat
 from verl.trainer.fsdp_dft_trainer.inputs import model_config, tokenized_rows
 from verl.trainer.fsdp_dft_trainer.memory import Memory, estimate
+from verl.trainer.fsdp_dft_trainer.settings import complete_config, prompt_format, training_objective
 
 Say = Callable[[str], None]
 

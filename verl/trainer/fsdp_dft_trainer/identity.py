@@ -13,8 +13,8 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 
-from verl.dft.dataset import TokenizedRows
-from verl.dft.engine import DFTEngine
+from verl.dft.data.dataset import TokenizedRows
+from verl.dft.model.engine import DFTEngine
 
 SCHEDULE = ("lr_scheduler_type", "lr_warmup_steps", "lr_warmup_steps_ratio", "min_lr_ratio", "num_cycles")
 OPTIMIZER = ("optimizer_impl", "optimizer", "lr", "betas", "weight_decay", "clip_grad", "override_optimizer_config")

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from verl.utils.device import get_device_name, get_nccl_backend, get_torch_device
 
 from verl.dft.peers import meet, store_of_attempt, under_torchrun, watched
-from verl.trainer.fsdp_dft_trainer.checks import complete_config
+from verl.trainer.fsdp_dft_trainer.settings import complete_config
 from verl.trainer.fsdp_dft_trainer.stopping import STOP_FILE, StopRequests, die_with_torchrun, leave, seconds_of
 
 # A rank that waits longer than this for the others gives up. Tokenising a large data set is the longest wait.

@@ -18,9 +18,9 @@ from verl.utils.py_functional import convert_to_regular_types
 from verl.utils.torch_dtypes import PrecisionType
 from verl.workers.config import HFModelConfig
 
-from verl.dft import activations, attention
-from verl.dft.fused_head import CPU_ROWS, GPU_ROWS
-from verl.dft.objectives import Objective
+from verl.dft.loss.fused_head import CPU_ROWS, GPU_ROWS
+from verl.dft.loss.objectives import Objective
+from verl.dft.model import activations, attention
 
 LOADED = "Python with its libraries and the rows"
 WIDE = 4  # bytes of fp32, in which gradients are added up and logits are made

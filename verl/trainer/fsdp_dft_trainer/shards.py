@@ -21,7 +21,7 @@ from torch.distributed.checkpoint.state_dict import (
 )
 from verl.utils.fsdp_utils import load_fsdp_model_to_gpu, offload_fsdp_model_to_cpu, offload_fsdp_optimizer
 
-from verl.dft.engine import DFTEngine
+from verl.dft.model.engine import DFTEngine
 
 # Frozen weights are those of the initial model, which a run is refused to exchange; they are not stored again.
 OPTIONS = StateDictOptions(ignore_frozen_params=True, strict=False)

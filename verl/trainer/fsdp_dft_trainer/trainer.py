@@ -18,17 +18,17 @@ from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
 from verl.utils.device import get_torch_device
 from verl.utils.import_utils import load_extern_object
 
-from verl.dft.batches import TrainBatches, validation_batches
-from verl.dft.dataset import TokenizedRows, decoded_example, share_within_node
-from verl.dft.engine import DFTEngine
+from verl.dft.data.batches import TrainBatches, validation_batches
+from verl.dft.data.dataset import TokenizedRows, decoded_example, share_within_node
 from verl.dft.forecast import short_form
 from verl.dft.metrics import SUMS, summarize
+from verl.dft.model.engine import DFTEngine
 from verl.trainer.fsdp_dft_trainer.bad_batches import BadBatches, trouble
 from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints
-from verl.trainer.fsdp_dft_trainer.checks import prompt_format, training_objective
 from verl.trainer.fsdp_dft_trainer.identity import run_identity
 from verl.trainer.fsdp_dft_trainer.inputs import model_config, only_fields_of_target, tokenized_rows
 from verl.trainer.fsdp_dft_trainer.run_log import RunLog
+from verl.trainer.fsdp_dft_trainer.settings import prompt_format, training_objective
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
 
 UNKNOWN_STOP_TOKEN = 0.01  # mean probability under which the trainer warns
@@ -39,7 +39,7 @@ class DFTTrainer(SFTTrainer):
 
     The parent's construction order is kept; its loop is not: ``fit`` here validates every row with equal weight per
     token, resumes at the right epoch, and reduces its metrics as sums. Needs an initialised process group and a
-    configuration from :func:`~verl.trainer.fsdp_dft_trainer.checks.complete_config`.
+    configuration from :func:`~verl.trainer.fsdp_dft_trainer.settings.complete_config`.
     """
 
     engine: DFTEngine

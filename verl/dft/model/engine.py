@@ -1,0 +1,235 @@
+"""verl's FSDP engine with a token objective in place of its loss.
+
+One method is replaced: a micro-batch in, the loss that is differentiated and the statistics that are logged out.
+Sharding, packing, accumulation, clipping and checkpoints are verl's.
+"""
+
+import functools
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from tensordict import TensorDict
+from verl.utils import tensordict_utils as tu
+from verl.utils.device import get_device_id, get_device_name
+from verl.utils.torch_dtypes import PrecisionType
+from verl.utils.torch_functional import get_wsd_schedule_with_warmup
+from verl.workers.engine import EngineRegistry
+from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
+
+from verl.dft.forecast import forecast_sums
+from verl.dft.loss.fused_head import linear_objective
+from verl.dft.loss.objectives import Objective, objective
+from verl.dft.loss.plain_head import plain_objective
+from verl.dft.loss.targets import Targets, find_targets, row_means, within_padded_rows, within_slice
+from verl.dft.metrics import ModelFlops, token_sums
+from verl.dft.model import activations, attention
+from verl.dft.model.output_layer import output_layer, reading, reason_against_fusing
+from verl.dft.model.reference import Reference
+
+# score(objective, denominator, values=..., reference=...) -> (loss, statistics), of either head
+Score = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
+
+
+@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
+class DFTEngine(FSDPEngineWithLMHead):
+    """``forward_step`` = the loss of one micro-batch under a token objective.
+
+    ``loss_function`` is an :class:`~verl.dft.loss.objectives.Objective`. FSDP averages gradients over all ranks, so
+    each rank's sum over its target tokens is divided by the global count and multiplied by the number of ranks.
+    """
+
+    stop_token_id: int = -1  # the token that ends a response, for the statistics
+    full_weight_ids: tuple[int, ...] = ()  # tokens that objectives with full_weight train as SFT does
+    wants_reference: bool = False  # whether an objective compares with the initial model
+    wants_fused_head: bool = True
+    fused: bool = False  # whether the fused head is used
+    activation_checkpointing: str = "full"  # see verl.dft.model.activations
+    activation_bytes: dict[str, float]  # per token and kind of checkpointing, on rank 0
+    compiles_layers: bool = False
+    forecasts: bool = False  # whether the sums of verl.dft.forecast are taken as well
+    flops: ModelFlops
+    reference: Reference
+
+    # ---------------------------------------------------------------- construction
+
+    def initialize(self) -> None:
+        """verl's construction, then the frozen model and the choice of the head."""
+        super().initialize()
+        if self.wants_reference:
+            self.reference = Reference(self.module if self._is_lora else self._frozen_copy(), self._is_lora)
+        reason = self._reason_against_fusing()
+        self.fused = reason is None
+        if reason and self.wants_fused_head and self.rank == 0:
+            print(f"The fused head is not used, because {reason}: logits will be kept in memory.", flush=True)
+
+    def _build_module(self) -> torch.nn.Module:
+        attention.register()
+        self._check_heads()
+        module = super()._build_module()
+        self.flops = ModelFlops.of(module, self.model_config.hf_config)  # before sharding hides the shapes
+        if self.rank == 0:  # the only rank that holds numbers at this point
+            self.activation_bytes = self._estimate_activations(module)
+        activations.apply(module, self.activation_checkpointing)
+        if self.compiles_layers:
+            for layer in activations.layers_of(module):
+                layer.compile(dynamic=True)
+        return module
+
+    def _estimate_activations(self, module: torch.nn.Module) -> dict[str, float]:
+        """Bytes per token and kind; empty where the layers cannot be tried alone, which is no reason to stop."""
+        try:
+            return activations.bytes_per_token(module, self.compute_dtype, get_device_id())
+        except Exception as error:
+            reason = (str(error).splitlines() or [""])[0]
+            print(f"No estimate of the activations' memory ({type(error).__name__}: {reason}).", flush=True)
+            return {}
+
+    def _build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+        optim = self.optimizer_config
+        if optim.lr_scheduler_type != "wsd":
+            return super()._build_lr_scheduler(optimizer)
+        total, warmup = optim.total_training_steps, optim.lr_warmup_steps or 0
+        if warmup <= 0:
+            warmup = int(optim.lr_warmup_steps_ratio * total)
+        return get_wsd_schedule_with_warmup(optimizer, warmup, total, min_lr_ratio=optim.min_lr_ratio or 0.0)
+
+    def _check_heads(self) -> None:
+        """Ulysses gives each rank an equal number of heads."""
+        config: Any = self.model_config.hf_config
+        shards, heads = self.ulysses_sequence_parallel_size, config.num_attention_heads
+        pairs = getattr(config, "num_key_value_heads", None) or heads
+        if heads % shards or (pairs % shards and shards % pairs):
+            raise ValueError(
+                f"expected ulysses_sequence_parallel_size={shards} to divide the model's {heads} attention heads, and "
+                f"to divide or be a multiple of its {pairs} key-value heads. Choose another size, or 1."
+            )
+
+    def _frozen_copy(self) -> torch.nn.Module:
+        """The initial model once more, sharded like the first, in the dtype of the products."""
+        module = super()._build_module().to(self.compute_dtype).requires_grad_(False).eval()
+        if self.rank == 0:
+            size = sum(p.numel() * p.element_size() for p in module.parameters())
+            ranks = torch.distributed.get_world_size()
+            print(
+                f"The objective compares with the initial model: a frozen copy of it takes {size / ranks / 2**30:.2f} "
+                "GiB per rank, and the whole weight of its output layer besides.",
+                flush=True,
+            )
+        return self._build_fsdp_module(module)
+
+    def _reason_against_fusing(self) -> str | None:
+        if not self.wants_fused_head:
+            return "model.fused_head=false"
+        if getattr(self, "scaler", None) is not None:
+            return "in fp16 the loss must be scaled before gradients are rounded"
+        with self.eval_mode(), self._autocast():
+            return reason_against_fusing(self.module, get_device_id())
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Of the matrix products; the master weights may be wider."""
+        precision: Any = self.engine_config.mixed_precision  # filled in by the trainer's checks
+        return PrecisionType.to_dtype(precision["param_dtype"])
+
+    # ---------------------------------------------------------------- one micro-batch
+
+    def forward_step(
+        self, micro_batch: TensorDict, loss_function: Objective, forward_only: bool
+    ) -> tuple[torch.Tensor, dict[str, Any]]:
+        """The loss of a micro-batch, with a graph unless ``forward_only``, and the sums that are logged about it."""
+        on_host = micro_batch
+        micro_batch = micro_batch.to(get_device_id())
+        inputs, layout = self.prepare_model_inputs(micro_batch=micro_batch)
+        is_packed = tu.get_non_tensor_data(micro_batch, "use_remove_padding", True)
+        if is_packed:
+            inputs |= self._packed_rows(on_host["input_ids"].offsets(), layout["pad_size"])
+        targets = self._targets(on_host, inputs, is_packed).to(get_device_id())
+        # A global batch without targets divides an empty sum: 0 / 1, with zero gradients, instead of NaN.
+        denominator = max(tu.get_non_tensor_data(micro_batch, "batch_num_tokens", None), 1)
+        head = self._fused_loss if self.fused else self._plain_loss
+        with self._autocast():
+            loss, found = head(inputs, targets, loss_function, denominator / torch.distributed.get_world_size())
+        is_stop = targets.ids == self.stop_token_id
+        sums = token_sums(found["losses"], found["log_probs"], found["hits"], is_stop)
+        metrics = {"sums": sums}
+        if self.forecasts:
+            metrics["forecast"] = forecast_sums(found["log_probs"], is_stop)
+        return loss, {"loss": loss.detach(), "metrics": metrics}
+
+    def _targets(self, on_host: TensorDict, inputs: dict[str, Any], is_packed: bool) -> Targets:
+        borders = on_host["input_ids"].offsets()
+        targets = find_targets(on_host["input_ids"].values(), on_host["loss_mask"].values(), borders)
+        width = inputs["input_ids"].shape[1]
+        if not is_packed:
+            return within_padded_rows(targets, borders, width)
+        # Under Ulysses a rank holds one slice of the packed sequence, width = (T + padding) / sequence-parallel size.
+        shard = torch.distributed.get_rank(self.ulysses_parallel_group) if self.use_ulysses_sp else 0
+        return within_slice(targets, shard * width, width)
+
+    def _packed_rows(self, borders: torch.Tensor, pad_size: int) -> dict[str, attention.PackedRows]:
+        """What :mod:`verl.dft.model.attention` needs to know; padding counts as a row."""
+        if self.model_config.hf_config._attn_implementation != attention.NAME:
+            return {}
+        if pad_size:
+            borders = torch.cat([borders, borders[-1:] + pad_size])
+        return {"packed_rows": attention.PackedRows(borders, get_device_id())}
+
+    def _fused_loss(
+        self, inputs: dict[str, Any], targets: Targets, loss_function: Objective, denominator: float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        of_reference: tuple[torch.Tensor, torch.Tensor] | None = None
+        score_reference: Score | None = None
+        if loss_function.needs_reference:
+            of_reference = self.reference.hidden_and_weight(inputs, targets.positions)
+            score_reference = functools.partial(linear_objective, *of_reference, targets.ids)
+        found: dict[str, torch.Tensor] = {}
+
+        def read(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+            hidden = hidden.flatten(0, 1).index_select(0, targets.positions)
+            score = functools.partial(linear_objective, hidden, weight.to(hidden.dtype), targets.ids)
+            values = self._token_values(score, score_reference, targets, loss_function)
+            loss, statistics = score(loss_function, denominator, values=values, reference=of_reference)
+            found.update(statistics)
+            return loss
+
+        with reading(output_layer(self.module), read):
+            return self.module(**inputs, use_cache=False).logits, found
+
+    def _plain_loss(
+        self, inputs: dict[str, Any], targets: Targets, loss_function: Objective, denominator: float
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        logits = self.module(**inputs, use_cache=False).logits.flatten(0, 1).index_select(0, targets.positions)
+        of_reference: torch.Tensor | None = None
+        score_reference: Score | None = None
+        if loss_function.needs_reference:
+            of_reference = self.reference.logits(inputs, targets.positions)
+            score_reference = functools.partial(plain_objective, of_reference, targets.ids)
+        score = functools.partial(plain_objective, logits, targets.ids)
+        values = self._token_values(score, score_reference, targets, loss_function)
+        return score(loss_function, denominator, values=values, reference_logits=of_reference)
+
+    @torch.no_grad()
+    def _token_values(
+        self, score: Score, score_reference: Score | None, targets: Targets, loss_function: Objective
+    ) -> dict[str, torch.Tensor]:
+        """Those of the values the objective needs that no head computes on its way."""
+        values: dict[str, torch.Tensor] = {}
+        if loss_function.full_weight:
+            full = torch.tensor(self.full_weight_ids, dtype=targets.ids.dtype).to(targets.ids.device, non_blocking=True)
+            values["full_weight"] = torch.isin(targets.ids, full)
+        if {"reference_log_probs", "sequence_log_ratio"} & set(loss_function.needs):
+            assert score_reference is not None
+            values["reference_log_probs"] = score_reference(objective("sft"), 1)[1]["log_probs"]
+        if "sequence_log_ratio" in loss_function.needs:
+            # The weights need every log p of a row before the first gradient: one more projection of the targets.
+            log_ratio = score(objective("sft"), 1)[1]["log_probs"] - values["reference_log_probs"]
+            group = self.ulysses_parallel_group if self.use_ulysses_sp else None
+            values["sequence_log_ratio"] = row_means(log_ratio, targets, group)
+        return values
+
+    def _autocast(self) -> Any:
+        if self.compute_dtype == torch.float32:
+            return nullcontext()
+        return torch.autocast(get_device_name(), dtype=self.compute_dtype)

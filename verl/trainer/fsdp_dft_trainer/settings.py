@@ -1,0 +1,327 @@
+"""The composed configuration, completed for this machine and checked, before anything heavy is loaded.
+
+Every ValueError here says what was expected, what was found, and what to do.
+"""
+
+import dataclasses
+import importlib.util
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, ListConfig, OmegaConf, open_dict
+from verl.utils.device import get_device_name, is_device_available
+
+from verl.dft.data.dataset import RowFormat, check_files
+from verl.dft.data.prompts import PromptFormat, resolve_prompt_format
+from verl.dft.loss.objectives import Objective, objective
+from verl.dft.model import activations, attention
+from verl.trainer.fsdp_dft_trainer.progress import BEST_METRICS
+from verl.trainer.fsdp_dft_trainer.stopping import seconds_of
+
+
+def complete_config(config: DictConfig, say: Any = print) -> DictConfig:
+    """A resolved copy with every automatic value filled in. ``say`` is told, once, what this machine cannot honour.
+
+    Raises ValueError for values that contradict each other or this launch.
+    """
+    config = DictConfig(OmegaConf.to_container(config, resolve=True))
+    for flag, value in (("data.train_files", config.data.train_files), ("model.partial_pretrain", config.model.path)):
+        if not value:
+            raise ValueError(f"expected {flag}=..., found nothing. Give it on the command line.")
+    with open_dict(config):
+        _check_choices(config)
+        _check_launch(config)
+        _complete_batching(config)
+        _complete_precision(config)
+        _complete_optimizer(config)
+        _complete_model(config, say)
+        _check_session(config)
+        for flag in ("train_files", "val_files"):
+            config.data[flag] = file_list(config.data[flag])
+            if not config.data.custom_cls.path:
+                local = [file for file in config.data[flag] if not file.startswith("hdfs://")]
+                check_files(local, needed_columns(config), f"data.{flag}")
+        config.trainer.default_local_dir = os.path.expanduser(config.trainer.default_local_dir)
+    return config
+
+
+def file_list(files: Any) -> list[str]:
+    """One path, a list of them or null, as a list of expanded paths."""
+    if files is None:
+        return []
+    names = files if isinstance(files, Sequence | ListConfig) and not isinstance(files, str) else [files]
+    return [os.path.expanduser(name) for name in names]
+
+
+def training_objective(config: DictConfig) -> Objective:
+    """The objective that the configuration names."""
+    options = dict(config.objective)
+    name, path, full = (options.pop(key) for key in ("name", "path", "full_weight_tokens"))
+    if full not in (None, "eos"):
+        raise ValueError(f"expected objective.full_weight_tokens to be eos or null; found {full!r}")
+    if "label_smoothing" in options:
+        raise ValueError(
+            "objective.label_smoothing is not supported: an objective here weighs the target token alone, and a weight "
+            "p on a smoothed target has no published meaning. Remove it."
+        )
+    return objective(name, path=path, full_weight=full == "eos", **options)
+
+
+def prompt_format(config: DictConfig, tokenizer: Any) -> PromptFormat:
+    """The prompt format of this run, to be stored with its checkpoints."""
+    template, kwargs = config.model.custom_chat_template, config.data.apply_chat_template_kwargs
+    given = [config.data.response_end] if config.data.response_end else None
+    made = resolve_prompt_format(template, tokenizer, stop=given, template_kwargs=kwargs)
+    stop = _end_of_turn(made, tokenizer) if config.data.multiturn.enable else made.stop[0]
+    if len(tokenizer(stop, add_special_tokens=False)["input_ids"]) != 1:
+        raise ValueError(
+            f"expected data.response_end to be one token of the tokenizer, found {stop!r}. Generation stops at a token."
+        )
+    chosen = {key: value for key, value in config.objective.items() if value is not None}
+    training = {"objective": chosen, "model": config.model.path}
+    return dataclasses.replace(made, stop=(stop,), training=training)
+
+
+def _end_of_turn(prompts: PromptFormat, tokenizer: Any) -> str:
+    """What a chat template writes behind an assistant's words, blanks at the end aside."""
+    if prompts.kind != "chat":
+        raise ValueError(f"data.multiturn.enable needs a chat template; found the plain prompt type {prompts.name}.")
+    turn = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
+    end = prompts.render(turn, tokenizer, add_generation_prompt=False).rpartition("2")[2].rstrip()
+    if not end:
+        raise ValueError(
+            "the chat template writes nothing behind an assistant's turn, so no model could learn to stop."
+        )
+    return end
+
+
+def needed_columns(config: DictConfig) -> dict[str, str]:
+    """The columns that a data file must have, and the flag that names each."""
+    data = config.data
+    if data.multiturn.enable:
+        return {data.messages_key: "data.multiturn.messages_key"}
+    return {data.prompt_key: "data.prompt_key", data.response_key: "data.response_key"}
+
+
+def row_format(config: DictConfig, prompts: PromptFormat) -> RowFormat:
+    """How rows of the data files are read."""
+    data = config.data
+    return RowFormat(
+        prompt_format=prompts,
+        response_end=prompts.stop[0],
+        max_length=data.max_length,
+        truncation=data.truncation,
+        prompt_keys=(data.prompt_key, *(data.prompt_dict_keys or [])),
+        response_keys=(data.response_key, *(data.response_dict_keys or [])),
+        multiturn=data.multiturn.enable,
+        messages_key=data.messages_key,
+        tools_key=data.tools_key,
+        enable_thinking_key=data.enable_thinking_key,
+    )
+
+
+def _check_choices(config: DictConfig) -> None:
+    training_objective(config)
+    if config.data.balance_dp_token is False:
+        raise ValueError(
+            "data.balance_dp_token=False (a mean per rank) is not supported: the loss is divided by the target tokens "
+            "of the global batch, so that it does not depend on how rows are dealt out. Remove the flag."
+        )
+    if config.data.pad_mode != "no_padding":
+        raise ValueError(f"expected data.pad_mode=no_padding, found {config.data.pad_mode}. Remove the flag.")
+    if config.engine.strategy not in ("fsdp", "fsdp2"):
+        raise ValueError(f"expected model.strategy to be fsdp or fsdp2; found {config.engine.strategy!r}")
+    if config.optim.lr_scheduler_type not in ("cosine", "constant", "wsd"):
+        raise ValueError(
+            f"expected optim.lr_scheduler to be cosine, constant or wsd; found {config.optim.lr_scheduler_type!r}"
+        )
+    fsdp = config.model.fsdp_config
+    if fsdp.offload_params is not None and fsdp.offload_params != config.engine.offload_policy:
+        raise ValueError(
+            f"model.fsdp_config.offload_params={fsdp.offload_params} contradicts cpu_offload="
+            f"{config.engine.offload_policy}: parameters are offloaded with gradients and optimizer, or not at all."
+        )
+    if config.engine.strategy == "fsdp" and config.engine.offload_policy:
+        raise ValueError(
+            "cpu_offload needs model.strategy=fsdp2. With fsdp, use engine.param_offload=True "
+            "engine.optimizer_offload=True."
+        )
+    if config.engine.strategy == "fsdp2" and config.engine.wrap_policy.get("min_num_params"):
+        raise ValueError("min_num_params needs model.strategy=fsdp; fsdp2 shards by transformer layer.")
+
+
+def _check_session(config: DictConfig) -> None:
+    """How a run is saved, stopped and gone on with."""
+    trainer = config.trainer
+    _check_contents(config.checkpoint.save_contents)
+    seconds_of(trainer.max_time)
+    choices = {
+        "resume_changed": ("refuse", "allow"),
+        "on_nonfinite": ("stop", "skip"),
+        "best_metric": (None, *BEST_METRICS),
+    }
+    for flag, known in choices.items():
+        if trainer[flag] not in known:
+            raise ValueError(
+                f"expected trainer.{flag} to be one of {', '.join(map(str, known))}; found {trainer[flag]!r}"
+            )
+    for flag in ("max_nonfinite", "patience", "max_ckpt_to_keep", "peer_timeout"):
+        value, may_be_null = trainer[flag], flag in ("patience", "max_ckpt_to_keep")
+        if not (value is None and may_be_null) and (not isinstance(value, int) or value < 1):
+            raise ValueError(f"expected trainer.{flag} to be 1 or more; found {value!r}")
+    if trainer.patience and not trainer.best_metric:
+        raise ValueError("trainer.patience needs trainer.best_metric: by what is a validation the best?")
+    if trainer.best_metric and not config.data.val_files:
+        raise ValueError(f"trainer.best_metric={trainer.best_metric} needs data.val_files.")
+
+
+def _check_contents(contents: Sequence[str]) -> None:
+    known = {"model", "optimizer", "extra", "hf_model"}
+    if set(contents) - known or not {"model", "hf_model"} & set(contents):
+        raise ValueError(
+            "expected checkpoint.save_contents to hold model or hf_model, and others of "
+            f"{', '.join(sorted(known))}; found {', '.join(contents)}"
+        )
+
+
+def _check_launch(config: DictConfig) -> None:
+    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    launched = {"n_gpus_per_node": local, "nnodes": world // local}
+    for flag, actual in launched.items():
+        if config.trainer[flag] is not None and config.trainer[flag] != actual:
+            raise ValueError(
+                f"trainer.{flag}={config.trainer[flag]}, but torchrun started {actual}. "
+                "Set it with torchrun's --nnodes and --nproc_per_node and remove the flag."
+            )
+    device = config.trainer.device
+    if device is not None and device != get_device_name():
+        raise ValueError(f"trainer.device={device}, but this machine offers {get_device_name()}. Remove the flag.")
+    config.trainer.device = get_device_name()
+    if world % config.engine.ulysses_sequence_parallel_size:
+        raise ValueError(
+            f"expected the number of ranks to be a multiple of ulysses_sequence_parallel_size="
+            f"{config.engine.ulysses_sequence_parallel_size}; found {world} ranks."
+        )
+
+
+def _complete_batching(config: DictConfig) -> None:
+    data, shards = config.data, config.engine.ulysses_sequence_parallel_size
+    replicas = int(os.environ.get("WORLD_SIZE", 1)) // shards
+    if data.train_batch_size < 1 or data.train_batch_size % replicas:
+        raise ValueError(
+            f"expected data.train_batch_size to be a multiple of the {replicas} data-parallel ranks; "
+            f"found {data.train_batch_size}."
+        )
+    per_rank = data.train_batch_size // replicas
+    if data.use_dynamic_bsz is None:
+        data.use_dynamic_bsz = data.micro_batch_size_per_gpu is None
+    elif data.use_dynamic_bsz and data.micro_batch_size_per_gpu is not None:
+        raise ValueError(
+            f"data.micro_batch_size_per_gpu={data.micro_batch_size_per_gpu} contradicts data.use_dynamic_bsz=True, "
+            "which fills micro-batches up to data.max_token_len_per_gpu. Give one of them."
+        )
+    if not data.use_dynamic_bsz:
+        micro = data.micro_batch_size_per_gpu
+        if not micro or micro < 1 or per_rank % micro:
+            raise ValueError(
+                f"expected data.micro_batch_size_per_gpu to divide the {per_rank} rows that each rank gets of "
+                f"data.train_batch_size={data.train_batch_size}; found {micro}."
+            )
+    elif data.max_length > data.max_token_len_per_gpu * shards:
+        raise ValueError(
+            f"expected data.max_token_len_per_gpu={data.max_token_len_per_gpu} (times sequence-parallel size {shards}) "
+            f"to hold a row of data.max_length={data.max_length} tokens. Raise the former."
+        )
+
+
+def _complete_precision(config: DictConfig) -> None:
+    names = {"bf16": "bf16", "bfloat16": "bf16", "fp16": "fp16", "float16": "fp16", "fp32": "fp32", "float32": "fp32"}
+    wanted = config.engine.dtype or ("bfloat16" if is_device_available() and get_device_name() != "cpu" else "float32")
+    for flag, value in (("engine.dtype", wanted), ("model.fsdp_config.model_dtype", config.engine.model_dtype)):
+        if value not in names:
+            raise ValueError(f"expected {flag} to be one of {', '.join(names)}; found {value!r}")
+    compute = names[wanted]
+    config.engine.dtype = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}[compute]
+    config.engine.mixed_precision = {"param_dtype": compute, "reduce_dtype": "fp32", "buffer_dtype": "fp32"}
+
+
+def _complete_optimizer(config: DictConfig) -> None:
+    """One kernel for all parameters, where the user has not chosen an optimizer or options of their own."""
+    optim = config.optim
+    if (optim.optimizer_impl, optim.optimizer) == ("torch.optim", "AdamW"):
+        optim.override_optimizer_config = {"fused": True, **(optim.override_optimizer_config or {})}
+
+
+def _complete_model(config: DictConfig, say: Any) -> None:
+    model, on_cpu = config.model, get_device_name() == "cpu"
+    path = Path(os.path.expanduser(model.path))
+    looks_local = path.is_absolute() or model.path.startswith((".", "~")) or model.path.count("/") > 1
+    if path.is_dir() and not (path / "config.json").is_file():
+        inner = path / "huggingface"
+        hint = f" It is a checkpoint folder: give {inner}." if (inner / "config.json").is_file() else ""
+        raise ValueError(f"expected a model in model.partial_pretrain={model.path}, found no config.json there.{hint}")
+    if not path.exists() and looks_local:
+        raise ValueError(
+            f"model.partial_pretrain={model.path} is neither a folder nor a hub id like Qwen/Qwen2.5-0.5B."
+        )
+    if path.exists():
+        model.path = str(path)
+    if model.use_liger and on_cpu:
+        say("model.use_liger=True needs a GPU; training goes on without it.")
+        model.use_liger = False
+    elif model.use_liger and importlib.util.find_spec("liger_kernel") is None:
+        raise ValueError("model.use_liger=True needs the package liger-kernel. pip install liger-kernel==0.8.5")
+    if config.engine.strategy == "fsdp" and on_cpu:
+        say(
+            "model.strategy=fsdp needs a GPU; training goes on with fsdp2, which computes the same and shards by "
+            "layer, without min_num_params."
+        )
+        config.engine.strategy = "fsdp2"
+    if config.engine.offload_policy and on_cpu:
+        say("model.fsdp_config.cpu_offload=True has nothing to offload on a CPU; training goes on without it.")
+        config.engine.offload_policy = False
+    if config.engine.model_dtype in ("bf16", "bfloat16"):
+        say(
+            "model_dtype=bf16 keeps weights and optimizer in bf16, as the original did: an update smaller than 1/256 "
+            "of a weight is lost. fp32 keeps master weights and still multiplies in bf16."
+        )
+    _complete_attention(config)
+    _complete_checkpointing(config)
+
+
+def _complete_checkpointing(config: DictConfig) -> None:
+    model = config.model
+    kind, enabled = model.activation_checkpointing, model.enable_gradient_checkpointing
+    if kind is None:
+        model.activation_checkpointing = "full" if enabled else "off"
+    elif kind is False:  # YAML reads a bare off so
+        model.activation_checkpointing = "off"
+    elif kind not in activations.KINDS:
+        raise ValueError(
+            f"expected model.activation_checkpointing to be one of {', '.join(activations.KINDS)}; found {kind!r}"
+        )
+    if kind in ("full", "selective") and not enabled:
+        raise ValueError(
+            f"model.activation_checkpointing={kind} contradicts model.enable_gradient_checkpointing=False. "
+            "Give one of them."
+        )
+
+
+def _complete_attention(config: DictConfig) -> None:
+    flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
+    chosen = config.model.override_config.get("attn_implementation")
+    if chosen is None:
+        chosen = config.model.override_config["attn_implementation"] = "flash_attention_2" if flash else attention.NAME
+    if chosen == "flash_attention_2" and not flash:
+        raise ValueError("attn_implementation=flash_attention_2 needs a GPU and the package flash-attn. Remove it.")
+    shards = config.engine.ulysses_sequence_parallel_size
+    if shards > 1 and chosen not in ("flash_attention_2", attention.NAME):
+        raise ValueError(
+            f"ulysses_sequence_parallel_size={shards} cannot be used with attn_implementation={chosen}: each rank "
+            "would attend to its own slice only, which silently changes the gradient. Remove attn_implementation."
+        )
+    if shards > 1 and not config.model.use_remove_padding:
+        raise ValueError(f"ulysses_sequence_parallel_size={shards} needs packed rows; set use_remove_padding=true.")
