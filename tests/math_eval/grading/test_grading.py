@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from math_eval.variants import same, wrappings, wrong
+from math_eval.grading.variants import same, wrappings, wrong
 
 from verl.math_eval.benchmarks import load_problems, locate
 from verl.math_eval.grading import grade_many
