@@ -159,7 +159,7 @@ def make_trainer(name: str, folder: Path, shape: dict[str, Any], made: list[dict
     from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
     from verl.workers.utils.losses import sft_loss
 
-    from verl.dft.data.dataset import TokenizedRows
+    from verl.dft.data.rows import TokenizedRows
     from verl.trainer.fsdp_dft_trainer.command_line import compose_config
     from verl.trainer.fsdp_dft_trainer.settings import complete_config
     from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer

@@ -14,7 +14,8 @@ def check_file(file: str, tokenizer_name: str | None, max_length: int) -> None:
     """Print what the trainer would make of ``file``. ValueError for the first row that it could not train on."""
     from filters import load_tokenizer
 
-    from verl.dft.data.dataset import decoded_example, tokenize_files
+    from verl.dft.data.dataset import tokenize_files
+    from verl.dft.data.rows import decoded_example
     from verl.dft.diagnose import row_format_of
 
     if not tokenizer_name:

@@ -23,8 +23,9 @@ import torch
 from tqdm import tqdm
 
 from verl.dft import forecast
-from verl.dft.data.dataset import RowFormat, TokenizedRows, check_files, tokenize_files
+from verl.dft.data.dataset import RowFormat, check_files, tokenize_files
 from verl.dft.data.prompts import resolve_prompt_format
+from verl.dft.data.rows import TokenizedRows
 from verl.dft.errors import run_reporting_errors
 from verl.dft.forecast import TargetTokens
 from verl.dft.loss.fused_head import linear_objective

@@ -3,8 +3,9 @@ import pandas as pd
 import pytest
 
 from tiny_model import tiny_tokenizer
-from verl.dft.data.dataset import RowFormat, TokenizedRows, check_files, decoded_example, tokenize_files
+from verl.dft.data.dataset import RowFormat, check_files, tokenize_files
 from verl.dft.data.prompts import resolve_prompt_format
+from verl.dft.data.rows import TokenizedRows, decoded_example
 
 TOKENIZER = tiny_tokenizer()
 EOS = TOKENIZER.eos_token_id

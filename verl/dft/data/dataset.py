@@ -5,23 +5,20 @@ a target. The first token of a row is never a target, since nothing comes before
 """
 
 import itertools
-import os
-import socket
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from tqdm import tqdm
 
 from verl.dft.data.control_tokens import MARK, ControlTokens
 from verl.dft.data.parquet_rows import Place, naming, rows_of_files
 from verl.dft.data.prompts import PromptFormat
+from verl.dft.data.rows import TokenizedRows
 
 TRUNCATIONS = ("right", "left", "drop", "error")
 ROWS_AT_A_TIME, CHARACTERS_AT_A_TIME = 1024, 4 << 20  # a fast tokenizer takes some 150 bytes per token while it works
@@ -56,45 +53,6 @@ class RowFormat:
             raise ValueError(f"expected data.truncation as one of {', '.join(TRUNCATIONS)}; found {self.truncation!r}")
         if self.max_length < 2:
             raise ValueError(f"expected data.max_length of at least 2 tokens; found {self.max_length}")
-
-
-class TokenizedRows(torch.utils.data.Dataset):
-    """Tokenised rows: all ids in one array, all masks in one, where each row starts, and which row of the files it was.
-
-    input_ids: ``(T,)`` int32. loss_mask: ``(T,)`` uint8. starts: ``(rows + 1,)`` int64.
-    numbers: ``(rows,)`` int64, counted from 0 over all files; those of dropped rows are missing.
-    """
-
-    ARRAYS = ("input_ids", "loss_mask", "starts", "numbers")
-
-    def __init__(self, input_ids: np.ndarray, loss_mask: np.ndarray, starts: np.ndarray, numbers: np.ndarray) -> None:
-        self.input_ids, self.loss_mask, self.starts, self.numbers = input_ids, loss_mask, starts, numbers
-
-    def __len__(self) -> int:
-        return len(self.starts) - 1
-
-    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
-        span = slice(self.starts[index], self.starts[index + 1])
-        ids = torch.from_numpy(self.input_ids[span].astype(np.int64))
-        return {
-            "input_ids": ids,
-            "position_ids": torch.arange(ids.numel()),
-            "loss_mask": torch.from_numpy(self.loss_mask[span].astype(np.int64)),
-        }
-
-    def lengths(self) -> np.ndarray:
-        """``(rows,)`` tokens per row."""
-        return np.diff(self.starts)
-
-    def save(self, folder: Path) -> None:
-        """Write the arrays into ``folder``, for :meth:`map`."""
-        for name in self.ARRAYS:
-            np.save(folder / f"{name}.npy", getattr(self, name))
-
-    @classmethod
-    def map(cls, folder: Path) -> "TokenizedRows":
-        """The rows saved in ``folder``, memory-mapped: processes of one machine share the pages."""
-        return cls(*(np.load(folder / f"{name}.npy", mmap_mode="r") for name in cls.ARRAYS))
 
 
 @dataclass
@@ -165,19 +123,6 @@ def tokenize_files(
         raise ValueError(f"{name}: no row is left to train on. {dict(report.dropped)}")
     borders, places = (np.asarray(values, dtype=np.int64) for values in (starts, numbers))
     return TokenizedRows(ids.array(), masks.array(), borders, places), report
-
-
-def decoded_example(rows: TokenizedRows, tokenizer: Any, index: int = 0) -> str:
-    """Row ``index`` as text, with the targets between ⟦ and ⟧."""
-    row = rows[index]
-    ids, mask = row["input_ids"].tolist(), row["loss_mask"].tolist()
-    pieces, start = [], 0
-    for end in range(1, len(ids) + 1):
-        if end == len(ids) or mask[end] != mask[start]:
-            text = tokenizer.decode(ids[start:end])
-            pieces.append(f"⟦{text}⟧" if mask[start] else text)
-            start = end
-    return "".join(pieces)
 
 
 class _Growing:
@@ -355,31 +300,3 @@ def _fit(ids: list[int], mask: list[int], row_format: RowFormat, report: Report)
         report.dropped["no target token left"] += 1
         return None
     return ids, mask
-
-
-def share_within_node(build: Callable[[], TokenizedRows]) -> TokenizedRows:
-    """``build()`` on the first rank of each machine; the other ranks map its arrays. Errors reach every rank.
-
-    Outside a process group: just ``build()``.
-    """
-    dist = torch.distributed
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return build()
-    first = os.environ["LOCAL_RANK"] == "0"
-    with tempfile.TemporaryDirectory(prefix="verl-dft-", ignore_cleanup_errors=True) as folder:
-        outcome: Any = None
-        if first:
-            try:
-                build().save(Path(folder))
-                outcome = folder
-            except ValueError as error:
-                outcome = error
-        outcomes: list[Any] = [None] * dist.get_world_size()
-        dist.all_gather_object(outcomes, (socket.gethostname(), outcome))
-        for _, result in outcomes:
-            if isinstance(result, ValueError):
-                raise result
-        shared = next(result for host, result in outcomes if host == socket.gethostname() and result is not None)
-        rows = TokenizedRows.map(Path(shared))
-        dist.barrier()  # mapped by all: the files may go, their pages stay
-    return rows

@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig
 
-from verl.dft.data.dataset import TokenizedRows, decoded_example
+from verl.dft.data.rows import TokenizedRows, decoded_example
 from verl.dft.metrics import SUMS
 from verl.trainer.fsdp_dft_trainer.agreement import NotWritten, on_first
 from verl.trainer.fsdp_dft_trainer.progress import Progress

@@ -15,8 +15,8 @@ from verl.utils.seqlen_balancing import rearrange_micro_batches
 from verl.workers.config import HFModelConfig
 
 from verl.dft.data.batches import TrainBatches
-from verl.dft.data.dataset import TokenizedRows, decoded_example
 from verl.dft.data.prompts import PromptFormat
+from verl.dft.data.rows import TokenizedRows, decoded_example
 from verl.trainer.fsdp_dft_trainer.inputs import model_config, tokenized_rows
 from verl.trainer.fsdp_dft_trainer.memory import Memory, estimate
 from verl.trainer.fsdp_dft_trainer.settings import complete_config, prompt_format, training_objective

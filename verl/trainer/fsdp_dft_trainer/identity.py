@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 from omegaconf import DictConfig, OmegaConf
 
-from verl.dft.data.dataset import TokenizedRows
+from verl.dft.data.rows import TokenizedRows
 from verl.dft.model.engine import DFTEngine
 
 SCHEDULE = ("lr_scheduler_type", "lr_warmup_steps", "lr_warmup_steps_ratio", "min_lr_ratio", "num_cycles")

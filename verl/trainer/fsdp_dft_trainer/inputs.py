@@ -12,8 +12,9 @@ from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.fs import copy_to_local
 from verl.workers.config import HFModelConfig
 
-from verl.dft.data.dataset import Report, TokenizedRows, check_files, tokenize_files
+from verl.dft.data.dataset import Report, check_files, tokenize_files
 from verl.dft.data.prompts import PromptFormat
+from verl.dft.data.rows import TokenizedRows
 from verl.trainer.fsdp_dft_trainer.settings import needed_columns, row_format
 
 

@@ -19,7 +19,7 @@ from verl.utils.device import get_torch_device
 from verl.utils.import_utils import load_extern_object
 
 from verl.dft.data.batches import TrainBatches, validation_batches
-from verl.dft.data.dataset import TokenizedRows, decoded_example, share_within_node
+from verl.dft.data.rows import TokenizedRows, decoded_example, share_within_node
 from verl.dft.forecast import short_form
 from verl.dft.metrics import SUMS, summarize
 from verl.dft.model.engine import DFTEngine
