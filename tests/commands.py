@@ -109,7 +109,7 @@ def main_of_module(name: str) -> Callable[..., object]:
 
 def main_of_file(path: Path) -> Callable[..., object]:
     """``main`` of a script."""
-    return _load(path).main
+    return module_of_file(path).main
 
 
 def lines_of_dry_run(script: Path, words: list[str], **environment: str) -> list[list[str]]:
@@ -146,7 +146,8 @@ def _existing(name: str) -> Path:
     return path
 
 
-def _load(path: Path) -> ModuleType:
+def module_of_file(path: Path) -> ModuleType:
+    """A script as a module, loaded once."""
     name = f"{path.parent.name}_{path.stem}"
     if name in sys.modules:
         return sys.modules[name]
