@@ -125,12 +125,13 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
 
 def draw_samples(args: argparse.Namespace, questions: Sequence[Question]) -> None:
     """Draw and grade what is missing in ``<local_dir>/samples``; the evaluation's own run does the work."""
+    from verl.math_eval.backends.options import backend_options
     from verl.math_eval.benchmark_list import Benchmark
     from verl.math_eval.benchmark_run import BenchmarkRun
     from verl.math_eval.benchmarks import Problem
     from verl.math_eval.benchmarks import Source as BenchmarkSource
     from verl.math_eval.evaluation import Evaluation
-    from verl.math_eval.generation import backend_options, make_backend, resolve_model
+    from verl.math_eval.generation import make_backend, resolve_model
     from verl.math_eval.harness import model_fingerprint
     from verl.math_eval.options import EvalOptions
     from verl.math_eval.prompting import check_prompt_type, choose_format
@@ -227,7 +228,7 @@ def pass_rate_lines(groups: Sequence[tuple[Question, list[Sample]]]) -> list[str
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    from verl.math_eval.generation import add_backend_options
+    from verl.math_eval.backends.options import add_backend_options
 
     parser.add_argument("--model", help="hub id, HF folder or trainer checkpoint to sample from")
     parser.add_argument("--question_key", help=f"column (default: {TRAINING_KEYS[0]} or {PLAIN_KEYS[0]})")

@@ -7,7 +7,8 @@ import argparse
 from pathlib import Path
 
 from verl.dft.plots import plot_curves, read_metrics
-from verl.math_eval.generation import BackendOptions, make_backend
+from verl.math_eval.backends.options import BackendOptions
+from verl.math_eval.generation import make_backend
 from verl.math_eval.harness import EvalOptions, Evaluation, evaluate
 from verl.math_eval.report import write_report
 

@@ -2,8 +2,9 @@ import argparse
 
 import pytest
 
-from verl.math_eval import generation
-from verl.math_eval.generation import BackendOptions, add_backend_options, backend_options, make_backend
+from verl.math_eval.backends import options as backend_choice
+from verl.math_eval.backends.options import BackendOptions, add_backend_options, backend_options
+from verl.math_eval.generation import make_backend
 
 
 @pytest.fixture
@@ -11,8 +12,8 @@ def machine(monkeypatch):
     """Pretend: what is installed, and how many GPUs there are."""
 
     def pretend(vllm: bool, gpus: int) -> None:
-        monkeypatch.setattr(generation.importlib.util, "find_spec", lambda name: object() if vllm else None)
-        monkeypatch.setattr(generation, "gpu_count", lambda: gpus)
+        monkeypatch.setattr(backend_choice.importlib.util, "find_spec", lambda name: object() if vllm else None)
+        monkeypatch.setattr(backend_choice, "gpu_count", lambda: gpus)
 
     return pretend
 

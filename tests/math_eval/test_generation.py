@@ -7,7 +7,8 @@ from transformers import MistralConfig, MistralForCausalLM
 
 from verl.math_eval.backends.decoding import inverse_cdf
 from verl.math_eval.backends.transformers_backend import TransformersBackend
-from verl.math_eval.generation import Request, Sampling, resolve_model, sample_seed
+from verl.math_eval.generation import resolve_model
+from verl.math_eval.requests import Request, Sampling, sample_seed
 
 PROMPTS = ["What is 1 + 1?", "2", "A much longer question about nothing at all, asked twice.", "What is 17 + 4?"]
 NEVER = ("<|im_end|>",)

@@ -6,7 +6,7 @@ import random
 import pytest
 
 from verl.math_eval.backends.handout import DEATHS_OF_A_SAMPLE, Handout, take
-from verl.math_eval.generation import Completion, Request
+from verl.math_eval.requests import Completion, Request
 
 
 def pieces(sizes) -> list[list[Request]]:

@@ -11,8 +11,8 @@ from tiny_model import save_tiny_model
 from verl.dft.data.prompts import resolve_prompt_format
 from verl.math_eval import harness
 from verl.math_eval.__main__ import main
+from verl.math_eval.backends.options import BackendOptions
 from verl.math_eval.backends.transformers_backend import TransformersBackend
-from verl.math_eval.generation import BackendOptions
 from verl.math_eval.harness import EvalOptions, checkpoints_in, evaluate, evaluate_all, model_fingerprint
 from verl.math_eval.report import write_report
 from verl.math_eval.tables import score_table

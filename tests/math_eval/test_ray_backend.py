@@ -8,8 +8,10 @@ import ray
 import torch
 
 from tiny_model import save_tiny_model
+from verl.math_eval.backends.options import BackendOptions
 from verl.math_eval.backends.ray_backend import RayBackend
-from verl.math_eval.generation import BackendOptions, Request, Sampling, make_backend, sample_seed
+from verl.math_eval.generation import make_backend
+from verl.math_eval.requests import Request, Sampling, sample_seed
 
 STOP = ("<|im_end|>",)
 SAMPLING = Sampling(1.0, 1.0, 200)

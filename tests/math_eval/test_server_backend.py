@@ -9,8 +9,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from verl.math_eval.backends import server_backend
+from verl.math_eval.backends.options import BackendOptions
 from verl.math_eval.backends.server_backend import ServerBackend
-from verl.math_eval.generation import BackendOptions, Completion, Request, Sampling, make_backend, sample_seed
+from verl.math_eval.generation import make_backend
+from verl.math_eval.requests import Completion, Request, Sampling, sample_seed
 
 FIVE_TOKENS = Sampling(max_new_tokens=5)
 

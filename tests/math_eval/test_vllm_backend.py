@@ -22,9 +22,11 @@ import torch
 if importlib.util.find_spec("vllm") is None:
     pytest.skip("vllm is not installed; scripts/test_vllm.sh has an environment with it", allow_module_level=True)
 
+from verl.math_eval.backends.options import BackendOptions
 from verl.math_eval.backends.server_backend import ServerBackend
-from verl.math_eval.generation import BackendOptions, Request, Sampling, make_backend, sample_seed
+from verl.math_eval.generation import make_backend
 from verl.math_eval.prompting import choose_format
+from verl.math_eval.requests import Request, Sampling, sample_seed
 
 QUICKSTART = Path(os.environ.get("VERL_DFT_QUICKSTART", Path(__file__).parents[2] / "outputs" / "quickstart"))
 GREEDY = Sampling(max_new_tokens=96)

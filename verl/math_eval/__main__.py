@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> None:
         evaluations = regrade(args.output_dir, args.extraction, args.grader)
     else:
         # Imported here so that --help and --regrade do not wait for torch.
-        from verl.math_eval.generation import backend_options
+        from verl.math_eval.backends.options import backend_options
         from verl.math_eval.harness import DEFAULT_BENCHMARKS, EvalOptions, evaluate_all
 
         if not args.model_name_or_path:
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line without its other command, ``compare``."""
-    from verl.math_eval.generation import add_backend_options
+    from verl.math_eval.backends.options import add_backend_options
 
     p = argparse.ArgumentParser(
         prog="python -m verl.math_eval",

@@ -14,10 +14,10 @@ from tqdm import tqdm
 from verl.dft.data.prompts import PromptFormat
 from verl.math_eval.benchmarks import Problem, Source, data_hash
 from verl.math_eval.evaluation import Evaluation, write_metrics
-from verl.math_eval.generation import Completion, Request, sample_seed
 from verl.math_eval.grades import graded, grading_settings
 from verl.math_eval.merging import merge_samples
 from verl.math_eval.options import EvalOptions
+from verl.math_eval.requests import Completion, Request, sample_seed
 from verl.math_eval.samples import Record, SampleStore
 
 if TYPE_CHECKING:

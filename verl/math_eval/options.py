@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verl.math_eval.benchmarks import Problem, Source, load_problems, locate
-from verl.math_eval.generation import Sampling
 from verl.math_eval.grading import MODES
 from verl.math_eval.prompting import check_prompt_type
+from verl.math_eval.requests import Sampling
 
 DEFAULT_BENCHMARKS = ("math500", "minerva_math", "olympiadbench", "aime24", "amc23")  # the paper's five
 GRADERS = ("default", "legacy")

@@ -10,7 +10,7 @@ import torch
 from transformers import DynamicCache
 
 from verl.math_eval.backends.cache import roomy_cache
-from verl.math_eval.generation import Request, Sampling
+from verl.math_eval.requests import Request, Sampling
 
 TEXT_STOP_WINDOW = 24  # tokens decoded to look for a stop text that is not a single token
 

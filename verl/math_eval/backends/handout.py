@@ -5,7 +5,7 @@ from collections import Counter, deque
 from collections.abc import Hashable, Iterable, Sequence
 from typing import Generic, TypeVar
 
-from verl.math_eval.generation import Completion, Request
+from verl.math_eval.requests import Completion, Request
 
 Piece = list[Request]  # requests that are handed out together
 Worker = TypeVar("Worker", bound=Hashable)

@@ -6,7 +6,6 @@ carry their own seeds. With transformers engines the result is the same to the b
 number of CPU threads; with vLLM see vllm_backend.py.
 """
 
-import logging
 import os
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -17,22 +16,11 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from verl.math_eval.backends.base import Backend, EngineDied, Progress
+from verl.math_eval.backends.cluster import connect
+from verl.math_eval.backends.engines import make_engine
 from verl.math_eval.backends.handout import Handout, Piece
-from verl.math_eval.generation import BackendOptions, Completion, Request, Sampling, make_engine
-
-
-def connect() -> None:
-    """Join the cluster that RAY_ADDRESS names, or else start Ray on this machine. Does nothing the second time."""
-    if not ray.is_initialized():
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        address = os.environ.get("RAY_ADDRESS", "local")
-        ray.init(address=address, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
-
-
-def cluster_gpus() -> int:
-    """GPUs of the cluster that RAY_ADDRESS names."""
-    connect()
-    return int(ray.cluster_resources().get("GPU", 0))
+from verl.math_eval.backends.options import BackendOptions
+from verl.math_eval.requests import Completion, Request, Sampling
 
 
 class _Actor:

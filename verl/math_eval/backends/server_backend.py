@@ -16,7 +16,7 @@ import httpx
 
 from verl.math_eval.backends.base import Engine, Progress, cut_at_stop
 from verl.math_eval.backends.handout import Piece
-from verl.math_eval.generation import Completion, Request, Sampling
+from verl.math_eval.requests import Completion, Request, Sampling
 
 REQUESTS_UNDER_WAY = 64
 TRIES, FIRST_PAUSE, LONGEST_PAUSE = 9, 1.0, 30.0  # seconds; together some two minutes: a server may be restarting

@@ -14,7 +14,7 @@ from verl.math_eval.backends.attention import use_grouped_attention
 from verl.math_eval.backends.base import Engine, Progress
 from verl.math_eval.backends.decoding import Batch
 from verl.math_eval.backends.handout import Piece
-from verl.math_eval.generation import Completion, Request, Sampling
+from verl.math_eval.requests import Completion, Request, Sampling
 
 # A batch when the user sets no size: as many rows as their keys and values at full length fit into this memory, so
 # that it depends on the kind of machine, not on what else runs there.

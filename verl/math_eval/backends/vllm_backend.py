@@ -17,7 +17,7 @@ import torch
 
 from verl.math_eval.backends.base import Engine, EngineDied, Progress
 from verl.math_eval.backends.handout import Piece
-from verl.math_eval.generation import Completion, Request, Sampling
+from verl.math_eval.requests import Completion, Request, Sampling
 
 PIECE = 4  # samples of one problem that are handed out together: they share the prompt's KV cache
 COLLECT_SECONDS = 0.5  # finished samples are returned this often: grading and storing them one by one would cost more
