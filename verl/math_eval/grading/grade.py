@@ -10,8 +10,9 @@ from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-from verl.math_eval.grading.compare import NeedsSymbolic, Verdict, answer_key, compare
+from verl.math_eval.grading.compare import answer_key, compare
 from verl.math_eval.grading.extraction import extract
+from verl.math_eval.grading.judge import NeedsSymbolic, Verdict
 from verl.math_eval.grading.symbolic.pool import SymbolicPool, TimedOut, WorkerDied, shared_pool
 
 GRADER_VERSION = "4"  # raise it with every change that can change a grade: stored samples are then graded again

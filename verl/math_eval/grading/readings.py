@@ -3,9 +3,10 @@
 import re
 from collections.abc import Iterator
 
-from verl.math_eval.grading.forms import in_symbols, names_of, sorted_by_name
+from verl.math_eval.grading.names import names_of, sorted_by_name
 from verl.math_eval.grading.normalize import END, TEXT, normalize
 from verl.math_eval.grading.rules.regions import may_be_union, without_member
+from verl.math_eval.grading.rules.words import in_symbols
 from verl.math_eval.grading.structure import AND_OR, expand_determinants, split_list, split_top, steps
 
 _LEAD_WORDS = r"(?:the answer is|answer|approximately|approx\.?|about|roughly|exactly|only)\s*:?"

@@ -6,9 +6,10 @@ A ``same_...`` takes two normalized answers and returns (equal, reason), or None
 import re
 from dataclasses import dataclass
 
-from verl.math_eval.grading.forms import is_name, number_word
+from verl.math_eval.grading.judge import Comparison, Decision
+from verl.math_eval.grading.names import is_name
 from verl.math_eval.grading.normalize import END, TEXT, key
-from verl.math_eval.grading.rules.quantities import Decision
+from verl.math_eval.grading.rules.words import number_word
 from verl.math_eval.grading.structure import split_relation, split_top
 from verl.math_eval.grading.values.decimals import number
 from verl.math_eval.grading.values.same_value import same_value
@@ -130,3 +131,19 @@ def is_remainder(residue: Residue, other: str) -> bool | None:
         return None
     value, modulus, wanted = values
     return value % modulus == wanted or (value == wanted and not residue.operator)  # type: ignore[operator]
+
+
+def residue(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
+    """2 \\pmod 3: the modulus may be left out, and two must agree."""
+    ra, rg = split_residue(a), split_residue(g)
+    if not ra.modulus and not rg.modulus:
+        return None
+    if ra.modulus and rg.modulus:
+        if ra.modulus != rg.modulus:
+            return comparison.say(False, "another modulus")
+        same = same_class(ra, rg)
+        return comparison.say(True, "same remainder") if same else comparison.equal(ra.value, rg.value, depth + 1)
+    remainder = is_remainder(ra, g) if ra.modulus else is_remainder(rg, a)
+    if remainder is not None:
+        return comparison.say(remainder, "remainder")
+    return None if ra.operator or rg.operator else comparison.equal(ra.value, rg.value, depth + 1)

@@ -5,6 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 from fractions import Fraction
 
+from verl.math_eval.grading.judge import Comparison, Decision
 from verl.math_eval.grading.normalize import END, TEXT, names
 from verl.math_eval.grading.values.decimals import number, precision, rounds_to
 
@@ -108,9 +109,6 @@ _NOT_UNITS = re.compile(r"\b(?:and|or|if|when|where|for|is|are)\b|[=<>]")
 _UNIT_TOKEN = re.compile(r"[a-zA-Z]+|/|\^\{?(-?\d)\}?")
 _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\.?\s*,?\s*(?:and\b)?")
 _FEET_AND_INCHES = re.compile(r"\s*(\d+)\s*'\s*(\d+(?:\.\d+)?)\s*(?:\"|'')\s*")
-
-
-Decision = tuple[bool, str] | None  # (equal, reason), or None: not of this form
 
 
 @dataclass(frozen=True)
@@ -258,3 +256,19 @@ def same_share(answer: Quantity, gold: Quantity) -> bool:
     if gold.percent:
         return a * 100 == g
     return a == g * 100 or (precision(gold.value) is None and rounds_to(answer.value, a, "", g * 100))
+
+
+def quantity(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
+    """Units and percent signs; then numbers, where they are all there is."""
+    qa, qg = split_unit(a), split_unit(g)
+    qa, qg = letters_as_unit(a, qg) or qa, letters_as_unit(g, qa) or qg
+    if (qa.value, qg.value) != (a, g):
+        if not units_agree(qa, qg, listed=depth > 0):
+            return comparison.say(False, "another unit")
+        if qa.percent != qg.percent and same_share(qa, qg):
+            return comparison.say(True, "percent")
+        return comparison.equal(qa.value, qg.value, depth + 1)
+    na, ng = number(a), number(g)
+    if na is None or ng is None:
+        return None
+    return comparison.say(na == ng or rounds_to(a, na, g, ng), "numbers")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
+from verl.math_eval.grading.judge import Comparison
 from verl.math_eval.grading.normalize import key
 from verl.math_eval.grading.structure import (
     AND_OR,
@@ -16,6 +17,7 @@ from verl.math_eval.grading.structure import (
     MAX_ITEMS,
     bracketed,
     expand_plus_minus,
+    partners,
     split_and,
     split_list,
     split_relation,
@@ -267,3 +269,22 @@ def _intersection(parts: list[Region | None]) -> Region | None:
         ]
         common = [i for i in pairs if i.start.place < i.end.place]
     return common
+
+
+def region(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
+    """Intervals, unions and inequalities in one variable are the same kind of thing."""
+    if not may_be_region(a) and not may_be_region(g):
+        return None
+    ra, rg = as_region(a), as_region(g)
+    if ra is None or rg is None:
+        return None
+    if depth > 0 and len({variable_of(a), variable_of(g)} - {""}) > 1:
+        return comparison.say(False, "another variable")
+    same = len(ra) == len(rg) and partners(ra, rg, lambda x, y: _same_interval(comparison, x, y, depth))
+    return comparison.say(same, "same intervals" if same else "other intervals")
+
+
+def _same_interval(comparison: Comparison, a: Interval, g: Interval, depth: int) -> bool:
+    if (a.start.after, a.end.after) != (g.start.after, g.end.after):
+        return False
+    return comparison.in_order([a.start.text, a.end.text], [g.start.text, g.end.text], depth)

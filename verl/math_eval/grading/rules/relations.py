@@ -1,20 +1,16 @@
 """Equations, inequalities and named values, as the rule of :mod:`compare` for whatever has a relation sign."""
 
-from typing import TYPE_CHECKING
-
-from verl.math_eval.grading.forms import function_of, is_name, rename_argument, values_of
+from verl.math_eval.grading.judge import Comparison
+from verl.math_eval.grading.names import function_of, is_name, rename_argument, split_domain, values_of
 from verl.math_eval.grading.normalize import key
-from verl.math_eval.grading.structure import FLIPPED, split_relation
+from verl.math_eval.grading.structure import FLIPPED, drop_where, split_relation
 from verl.math_eval.grading.values.same_value import constant_factors, says_two_numbers
-
-if TYPE_CHECKING:
-    from verl.math_eval.grading.compare import Comparison
 
 _INCREASING = frozenset({"<", "\\leq"})
 _VALUE_SIGNS = frozenset({"=", "\\approx", "\\equiv", "\\sim"})
 
 
-def relation(comparison: "Comparison", a: str, g: str, depth: int) -> bool | None:
+def relation(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
     """Names in front of "=" may be left out; whole equations may be written in another way."""
     (ma, sa), (mg, sg) = split_relation(a), split_relation(g)
     if not sa and not sg:
@@ -39,7 +35,7 @@ def relation(comparison: "Comparison", a: str, g: str, depth: int) -> bool | Non
     return comparison.say(False, "another relation")
 
 
-def _equations(comparison: "Comparison", ma: list[str], mg: list[str], depth: int) -> bool:
+def _equations(comparison: Comparison, ma: list[str], mg: list[str], depth: int) -> bool:
     if key(ma[0]) == key(mg[0]):
         return comparison.equal(ma[1], mg[1], depth + 1)
     if function_of(ma[0]) or function_of(mg[0]):
@@ -53,7 +49,7 @@ def _equations(comparison: "Comparison", ma: list[str], mg: list[str], depth: in
     return comparison.say(bool(factors), "equations")
 
 
-def _inequalities(comparison: "Comparison", ma: list[str], sa: str, mg: list[str], sg: str) -> bool:
+def _inequalities(comparison: Comparison, ma: list[str], sa: str, mg: list[str], sg: str) -> bool:
     if ("eq" in sa) != ("eq" in sg):
         return comparison.say(False, "strict against not strict")
     factors = constant_factors(ma, mg)
@@ -62,3 +58,17 @@ def _inequalities(comparison: "Comparison", ma: list[str], sa: str, mg: list[str
     same_direction = (sa in _INCREASING) == (sg in _INCREASING)
     good = any(f.imag == 0 and (f.real > 0) == same_direction for f in factors)
     return comparison.say(good, "inequalities")
+
+
+def clause(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
+    """ ", where b is prime" does not count; ", k \\in \\mathbb{Z}" may be left out, and two must agree."""
+    if depth > 0:
+        return None
+    (rest_a, domain_a), (rest_g, domain_g) = split_domain(drop_where(a)), split_domain(drop_where(g))
+    if (rest_a, rest_g) == (a, g):
+        return None
+    if domain_a and domain_g:
+        if domain_a.numbers != domain_g.numbers:
+            return comparison.say(False, "another domain")
+        rest_a = domain_a.rename(rest_a, domain_g)
+    return comparison.equal(rest_a, rest_g, depth + 1)
