@@ -31,6 +31,7 @@ _IF = re.compile(rf"{TEXT}\s*if\s*{END}")
 
 
 def text(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
+    """Words against words; against a formula only where one side is marked as text."""
     gold_words, answer_words = words(g), words(a)
     if gold_words is None and answer_words is None:
         return None
