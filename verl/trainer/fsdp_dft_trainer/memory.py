@@ -18,7 +18,7 @@ from verl.utils.py_functional import convert_to_regular_types
 from verl.utils.torch_dtypes import PrecisionType
 from verl.workers.config import HFModelConfig
 
-from verl.dft.loss.fused_head import CPU_ROWS, GPU_ROWS
+from verl.dft.loss.fused_head import CPU_ROWS, chunk_type_for
 from verl.dft.loss.objectives import Objective
 from verl.dft.model import activations, attention
 
@@ -145,6 +145,7 @@ def _output_layer(
             * vocabulary
             * WIDE
         }
-    chunk = (CPU_ROWS if on_cpu else GPU_ROWS) * vocabulary * WIDE
-    chunks = 1 + (0 if on_cpu else 0.5) + ("reference_kl" in objective.needs)
+    kind = chunk_type_for(torch.device(get_device_name()), PrecisionType.to_dtype(config.engine.dtype))
+    chunk = (CPU_ROWS if on_cpu else kind.GPU_ROWS) * vocabulary * WIDE
+    chunks = (1 if on_cpu else kind.SIZE) + ("reference_kl" in objective.needs)
     return {"output layer: a chunk of logits, the gradient of its weight in fp32": chunks * chunk + trained_head * WIDE}
