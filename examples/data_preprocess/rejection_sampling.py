@@ -125,13 +125,14 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
 
 def draw_samples(args: argparse.Namespace, questions: Sequence[Question]) -> None:
     """Draw and grade what is missing in ``<local_dir>/samples``; the evaluation's own run does the work."""
+    from verl.dft.model.model_folder import resolve_model
     from verl.math_eval.backends.options import backend_options
     from verl.math_eval.benchmark_list import Benchmark
     from verl.math_eval.benchmark_run import BenchmarkRun
     from verl.math_eval.benchmarks import Problem
     from verl.math_eval.benchmarks import Source as BenchmarkSource
     from verl.math_eval.evaluation import Evaluation
-    from verl.math_eval.generation import make_backend, resolve_model
+    from verl.math_eval.generation import make_backend
     from verl.math_eval.harness import model_fingerprint
     from verl.math_eval.options import EvalOptions
     from verl.math_eval.prompting import check_prompt_type, choose_format

@@ -5,9 +5,9 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
+from verl.dft.model.model_folder import resolve_model
 from verl.math_eval.backends.decoding import inverse_cdf
 from verl.math_eval.backends.transformers_backend import TransformersBackend
-from verl.math_eval.generation import resolve_model
 from verl.math_eval.requests import Request, Sampling, sample_seed
 
 PROMPTS = ["What is 1 + 1?", "2", "A much longer question about nothing at all, asked twice.", "What is 17 + 4?"]

@@ -10,33 +10,13 @@ Example::
 """
 
 import importlib.util
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from verl.dft.model.model_folder import resolve_model
 from verl.math_eval.backends.options import BackendOptions
 
 if TYPE_CHECKING:
     from verl.math_eval.backends.base import Backend
-
-
-def resolve_model(name_or_path: str) -> str:
-    """The folder (or hub id) that transformers can load: a HF folder, a trainer checkpoint's ``huggingface/``, or a hub
-    id.
-
-    Raises ValueError before anything is loaded when a local path holds no model.
-    """
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        for folder in (path, path / "huggingface"):
-            if (folder / "config.json").is_file():
-                return str(folder)
-        steps = sorted(p.name for p in path.glob("global_step_*"))
-        hint = f" It holds the checkpoints {', '.join(steps)}: name one of them." if steps else ""
-        raise ValueError(f"expected a model in {path}: no config.json there nor in its huggingface/ folder.{hint}")
-    looks_local = path.is_absolute() or str(name_or_path).startswith((".", "~")) or str(name_or_path).count("/") > 1
-    if looks_local or path.exists():
-        raise ValueError(f"expected a model folder or a hub id, found no folder {path}")
-    return str(name_or_path)
 
 
 def make_backend(options: BackendOptions) -> "Backend":

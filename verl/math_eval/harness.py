@@ -14,11 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from verl.dft.model.model_folder import resolve_model
 from verl.math_eval.backends.options import BackendOptions
 from verl.math_eval.benchmark_run import BenchmarkRun
 from verl.math_eval.benchmarks import Problem, Source
 from verl.math_eval.evaluation import Evaluation
-from verl.math_eval.generation import make_backend, resolve_model
+from verl.math_eval.generation import make_backend
 from verl.math_eval.options import DEFAULT_BENCHMARKS, EvalOptions, check_inputs
 from verl.math_eval.prompting import ChosenFormat, choose_format
 from verl.math_eval.report import write_report

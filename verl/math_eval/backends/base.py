@@ -11,8 +11,8 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
+from verl.dft.model.model_folder import resolve_model
 from verl.math_eval.backends.handout import Piece, take
-from verl.math_eval.generation import resolve_model
 from verl.math_eval.requests import Completion, Request, Sampling
 
 Progress = Callable[[int], None]  # takes tokens generated since the last call
