@@ -19,7 +19,7 @@ from unittest import mock
 from torch.distributed.run import get_args_parser
 
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
-from verl.trainer.fsdp_dft_trainer.settings import training_objective
+from verl.trainer.fsdp_dft_trainer.recipe import training_objective
 
 PROJECT = Path(__file__).parents[1]
 TRAINER = "verl.trainer.fsdp_dft_trainer"

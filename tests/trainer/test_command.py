@@ -17,7 +17,8 @@ from tiny_model import CHAT_TEMPLATE, save_tiny_model
 from verl.dft.data.prompts import PromptFormat
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
 from verl.trainer.fsdp_dft_trainer.inputs import model_config
-from verl.trainer.fsdp_dft_trainer.settings import complete_config, prompt_format
+from verl.trainer.fsdp_dft_trainer.recipe import prompt_format
+from verl.trainer.fsdp_dft_trainer.settings import complete_config
 
 PROJECT = Path(__file__).parents[2]
 MODULE = ["-m", "verl.trainer.fsdp_dft_trainer"]

@@ -6,7 +6,8 @@ import torch
 from omegaconf import OmegaConf
 
 from verl.trainer.fsdp_dft_trainer.command_line import REFUSED, alias_pairs, compose_config, help_text
-from verl.trainer.fsdp_dft_trainer.settings import complete_config, training_objective
+from verl.trainer.fsdp_dft_trainer.recipe import training_objective
+from verl.trainer.fsdp_dft_trainer.settings import complete_config
 
 # The README of the original repository, section "Launch Training", as the shell hands it over.
 PAPER = r"""

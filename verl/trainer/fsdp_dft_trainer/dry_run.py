@@ -19,7 +19,8 @@ from verl.dft.data.prompts import PromptFormat
 from verl.dft.data.rows import TokenizedRows, decoded_example
 from verl.trainer.fsdp_dft_trainer.inputs import model_config, tokenized_rows
 from verl.trainer.fsdp_dft_trainer.memory import Memory, estimate
-from verl.trainer.fsdp_dft_trainer.settings import complete_config, prompt_format, training_objective
+from verl.trainer.fsdp_dft_trainer.recipe import prompt_format, training_objective
+from verl.trainer.fsdp_dft_trainer.settings import complete_config
 
 Say = Callable[[str], None]
 

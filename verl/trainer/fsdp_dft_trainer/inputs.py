@@ -15,7 +15,7 @@ from verl.workers.config import HFModelConfig
 from verl.dft.data.dataset import Report, check_files, tokenize_files
 from verl.dft.data.prompts import PromptFormat
 from verl.dft.data.rows import TokenizedRows
-from verl.trainer.fsdp_dft_trainer.settings import needed_columns, row_format
+from verl.trainer.fsdp_dft_trainer.recipe import needed_columns, row_format
 
 
 def model_config(config: DictConfig) -> HFModelConfig:

@@ -27,8 +27,8 @@ from verl.trainer.fsdp_dft_trainer.bad_batches import BadBatches, trouble
 from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints
 from verl.trainer.fsdp_dft_trainer.identity import run_identity
 from verl.trainer.fsdp_dft_trainer.inputs import model_config, only_fields_of_target, tokenized_rows
+from verl.trainer.fsdp_dft_trainer.recipe import prompt_format, training_objective
 from verl.trainer.fsdp_dft_trainer.run_log import RunLog
-from verl.trainer.fsdp_dft_trainer.settings import prompt_format, training_objective
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
 
 UNKNOWN_STOP_TOKEN = 0.01  # mean probability under which the trainer warns
