@@ -125,7 +125,7 @@ def read_questions(args: argparse.Namespace) -> list[Question]:
 
 def draw_samples(args: argparse.Namespace, questions: Sequence[Question]) -> None:
     """Draw and grade what is missing in ``<local_dir>/samples``; the evaluation's own run does the work."""
-    from verl.dft.model.model_folder import resolve_model
+    from verl.dft.model_folder import resolve_model
     from verl.math_eval.backends.options import backend_options
     from verl.math_eval.benchmark_list import Benchmark
     from verl.math_eval.benchmark_run import BenchmarkRun

@@ -5,7 +5,7 @@ import pytest
 import torch
 from transformers import MistralConfig, MistralForCausalLM
 
-from verl.dft.model.model_folder import resolve_model
+from verl.dft.model_folder import resolve_model
 from verl.math_eval.backends.decoding import inverse_cdf
 from verl.math_eval.backends.transformers_backend import TransformersBackend
 from verl.math_eval.requests import Request, Sampling, sample_seed

@@ -191,7 +191,7 @@ def load(name: str, device: str) -> tuple[torch.nn.Module, Any]:
     """Model and tokenizer; fp32 on a CPU, bf16 on a GPU, as the trainer's products are."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from verl.dft.model.model_folder import resolve_model
+    from verl.dft.model_folder import resolve_model
 
     folder = resolve_model(name)
     where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)

@@ -12,7 +12,7 @@ Example::
 import importlib.util
 from typing import TYPE_CHECKING
 
-from verl.dft.model.model_folder import resolve_model
+from verl.dft.model_folder import resolve_model
 from verl.math_eval.backends.options import BackendOptions
 
 if TYPE_CHECKING:

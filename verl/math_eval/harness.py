@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from verl.dft.model.model_folder import resolve_model
+from verl.dft.model_folder import resolve_model
 from verl.math_eval.backends.options import BackendOptions
 from verl.math_eval.benchmark_run import BenchmarkRun
 from verl.math_eval.benchmarks import Problem, Source

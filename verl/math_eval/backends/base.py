@@ -11,7 +11,7 @@ from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, GenerationConfig
 
-from verl.dft.model.model_folder import resolve_model
+from verl.dft.model_folder import resolve_model
 from verl.math_eval.backends.handout import Piece, take
 from verl.math_eval.requests import Completion, Request, Sampling
 
