@@ -145,7 +145,7 @@ def load_benchmarks(names: Sequence[str], folder: str | Path | None) -> tuple[li
     sources, missing = [], []
     for name in [entry.name for entry in BENCHMARKS] if everything else names:
         try:
-            sources.append(locate(name, folder, "question", "answer"))
+            sources.append(locate(name, folder))
         except ValueError as error:
             if not everything:
                 raise ValueError(f"--decontaminate: {error}") from error

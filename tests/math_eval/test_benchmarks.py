@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from verl.math_eval.benchmark_list import ANSWER_KINDS, BENCHMARKS, BY_NAME, Benchmark
-from verl.math_eval.benchmarks import Source, data_hash, load_problems, locate
+from verl.math_eval.benchmarks import OwnData, Source, data_hash, load_problems, locate
 
 
 def write(path, rows):
@@ -17,13 +17,13 @@ def write(path, rows):
 
 
 def own(path, question="question", answer="answer", kind="expression"):
-    return load_problems(locate(str(path), None, question, answer, kind))
+    return load_problems(locate(str(path), None, OwnData(question, answer, kind)))
 
 
 def named(tmp_path, name, row, rows):
     """The first problem of a benchmark of which all rows are ``row``."""
     write(tmp_path / f"{name}.jsonl", [row] * rows)
-    return load_problems(locate(name, tmp_path, "", ""))[0]
+    return load_problems(locate(name, tmp_path))[0]
 
 
 def test_names_and_aliases_are_unique_and_complete():
@@ -61,7 +61,7 @@ def test_own_parquet_reaches_into_structures(tmp_path):
 @pytest.mark.parametrize("place", ["gsm8k.jsonl", "gsm8k/test.jsonl"])
 def test_gold_of_gsm8k_is_what_follows_the_hashes(tmp_path, place):
     write(tmp_path / place, [{"question": "q", "answer": "9 * 2 = 18\n#### 1,218"}] * 1319)
-    assert load_problems(locate("gsm8k", tmp_path, "", ""))[0].gold == "1,218"
+    assert load_problems(locate("gsm8k", tmp_path))[0].gold == "1,218"
 
 
 def test_gold_of_minerva_is_the_last_box_and_of_olympiadbench_the_first_entry(tmp_path):
@@ -69,8 +69,8 @@ def test_gold_of_minerva_is_the_last_box_and_of_olympiadbench_the_first_entry(tm
         tmp_path / "minerva_math.jsonl", [{"problem": "q", "solution": "$\\boxed{1}$ so $\\boxed{\\frac{1}{2}}$"}] * 272
     )
     write(tmp_path / "olympiadbench.jsonl", [{"question": "q", "final_answer": ["$2n$"]}] * 674)
-    assert load_problems(locate("minerva_math", tmp_path, "", ""))[0].gold == "\\frac{1}{2}"
-    assert load_problems(locate("olympiadbench", tmp_path, "", ""))[0].gold == "$2n$"
+    assert load_problems(locate("minerva_math", tmp_path))[0].gold == "\\frac{1}{2}"
+    assert load_problems(locate("olympiadbench", tmp_path))[0].gold == "$2n$"
 
 
 def test_a_word_problem_is_its_body_and_its_question(tmp_path):
@@ -113,16 +113,16 @@ def test_rows_that_are_no_problems_are_left_out_and_the_others_keep_their_number
     rows = [{"question": "q", "answer": "$1$"}] * 385
     rows[0] = rows[7] = {"question": "q", "answer": "$$"}
     write(tmp_path / "gaokao2023en.jsonl", rows)
-    problems = load_problems(locate("gaokao2023en", tmp_path, "", ""))
+    problems = load_problems(locate("gaokao2023en", tmp_path))
     assert len(problems) == 383 and problems[0].id == "gaokao2023en/1" and problems[0].gold == "1"
     write(tmp_path / "gaokao2023en.jsonl", rows[:-1])
     with pytest.raises(ValueError, match="expected 383 rows without the 2 rows that have no answer"):
-        load_problems(locate("gaokao2023en", tmp_path, "", ""))
+        load_problems(locate("gaokao2023en", tmp_path))
 
 
 def test_a_benchmark_without_a_place_on_the_hub_says_where_to_get_it():
     with pytest.raises(ValueError, match="Get evaluation/data/mawps/test.jsonl of .*--benchmark_dir DIR"):
-        locate("mawps", None, "", "")
+        locate("mawps", None)
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_golds_of_another_kind_than_announced_are_named(tmp_path, kind, right, w
     path = write(tmp_path / "mine.jsonl", [{"question": "q", "answer": gold} for gold in right])
     assert len(own(path, kind=kind)) == len(right)
     write(path, [{"question": "q", "answer": gold} for gold in [*right, wrong]])
-    with pytest.raises(ValueError, match=f"row {len(right)}, column answer: expected a gold answer"):
+    with pytest.raises(ValueError, match=f"row {len(right) + 1}, column answer: expected a gold answer"):
         own(path, kind=kind)
     with pytest.raises(ValueError, match="expected answer_kind out of"):
         own(path, kind="letters")
@@ -146,14 +146,14 @@ def test_golds_of_another_kind_than_announced_are_named(tmp_path, kind, right, w
 
 def test_alias_finds_the_file_of_either_name(tmp_path):
     write(tmp_path / "math_oai.jsonl", [{"problem": "q", "answer": "1", "level": 2}] * 500)
-    source = locate("math500", tmp_path, "", "")
+    source = locate("math500", tmp_path)
     assert source.name == "math500"
     assert load_problems(source)[0].details == {"level": 2}
 
 
 def test_whole_floats_lose_their_point(tmp_path):
     write(tmp_path / "amc23.jsonl", [{"question": "q", "answer": 27.0}] * 40)
-    assert load_problems(locate("amc23", tmp_path, "", ""))[0].gold == "27"
+    assert load_problems(locate("amc23", tmp_path))[0].gold == "27"
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ def test_whole_floats_lose_their_point(tmp_path):
     [
         ([{"problem": "q", "answer": 1}], "expected a column question in .*found problem, answer"),
         ([{"question": "q"}], "expected a column answer"),
-        ([{"question": "", "answer": 1}], "row 0, column question: expected a question"),
-        ([{"question": "q", "answer": 1}, {"question": None, "answer": 1}], "row 1"),
+        ([{"question": "", "answer": 1}], "row 1, column question: expected a question"),
+        ([{"question": "q", "answer": 1}, {"question": None, "answer": 1}], "row 2"),
         ([{"question": "q", "answer": " "}], "found an empty one"),
-        ([{"question": "q", "answer": 1}, {"question": "q", "answer": None}], "row 1, column answer"),
+        ([{"question": "q", "answer": 1}, {"question": "q", "answer": None}], "row 2, column answer"),
         ([], "found no rows"),
     ],
 )
@@ -182,18 +182,18 @@ def test_line_that_is_no_json_is_named(tmp_path):
 def test_wrong_number_of_rows_is_not_the_benchmark(tmp_path):
     write(tmp_path / "aime24.jsonl", [{"problem": "q", "answer": "1"}] * 29)
     with pytest.raises(ValueError, match="expected 30 rows .* found 29"):
-        load_problems(locate("aime24", tmp_path, "", ""))
+        load_problems(locate("aime24", tmp_path))
 
 
 def test_unknown_names_and_places_say_what_is_known(tmp_path):
     with pytest.raises(ValueError, match="math500/math_oai"):
-        locate("math501", None, "", "")
+        locate("math501", None)
     with pytest.raises(ValueError, match="aime24/test.jsonl"):
-        locate("aime24", tmp_path, "", "")
+        locate("aime24", tmp_path)
     with pytest.raises(ValueError, match="found none at"):
-        locate("aime24", tmp_path / "nowhere", "", "")
+        locate("aime24", tmp_path / "nowhere")
     with pytest.raises(ValueError, match="found no"):
-        locate("nowhere.jsonl", None, "", "")
+        locate("nowhere.jsonl", None)
 
 
 def test_data_hash_sees_golds_and_questions(tmp_path):
@@ -205,7 +205,7 @@ def test_data_hash_sees_golds_and_questions(tmp_path):
 
 def test_benchmarks_at_hand_have_the_expected_shape(shared_data):
     for name, rows in (("math_oai", 500), ("minerva_math", 272), ("olympiadbench", 675), ("aime24", 30), ("amc23", 40)):
-        problems = load_problems(locate(name, shared_data / "benchmarks", "", ""))
+        problems = load_problems(locate(name, shared_data / "benchmarks"))
         assert len(problems) == rows
         assert all(p.gold and p.question for p in problems)
         assert data_hash(problems) in BY_NAME[name].sha256
@@ -240,7 +240,7 @@ def test_the_hubs_commit_is_what_is_loaded_and_recorded(monkeypatch):
         "datasets.load_dataset",
         lambda *a, **k: loaded.append((a, k)) or [{"problem": "q", "answer": "1"}] * 30,
     )
-    source = locate("aime24", None, "", "")
+    source = locate("aime24", None)
     assert source.revision == "c0ffee" and len(load_problems(source)) == 30
     assert loaded == [(("HuggingFaceH4/aime_2024", None), {"split": "train", "revision": "c0ffee"})]
 
@@ -250,4 +250,4 @@ def test_without_an_answer_from_the_hub_the_cache_may_still_have_the_data(monkey
         raise ConnectionError("no network")
 
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", gone)
-    assert locate("aime24", None, "", "").revision is None
+    assert locate("aime24", None).revision is None

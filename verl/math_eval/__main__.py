@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     if args.regrade:
         from verl.math_eval.regrading import regrade
 
-        evaluations = regrade(args.output_dir, args.extraction, args.grader)
+        evaluations = regrade(args.output_dir, args.extraction, args.grader, args.n_sampling)
     else:
         # Imported here so that --help and --regrade do not wait for torch.
         from verl.math_eval.backends.options import backend_options
@@ -54,7 +54,10 @@ def run(args: argparse.Namespace) -> None:
             raise ValueError("expected --model_name_or_path, found none")
         names = args.data_names.split(",") if args.data_names else DEFAULT_BENCHMARKS
         given = {field.name: getattr(args, field.name) for field in fields(EvalOptions)}
-        options = EvalOptions(**{**given, "data_names": tuple(name.strip() for name in names if name.strip())})
+        temperatures = [_number(word) for word in args.temperature.split(",")]
+        given |= {"data_names": tuple(name.strip() for name in names if name.strip())}
+        given |= {"n_sampling": 1 if args.n_sampling is None else args.n_sampling, "temperature": temperatures[0]}
+        options = EvalOptions(**given)
         if args.merge is not None and not args.merge and not Path(args.output_dir).is_dir():
             raise ValueError(f"--merge adds samples to an earlier run, found none in {args.output_dir}")
         evaluations = evaluate_all(
@@ -63,8 +66,16 @@ def run(args: argparse.Namespace) -> None:
             options,
             args.with_greedy,
             [Path(folder) for folder in args.merge or ()],
+            temperatures,
         )
     print(f"\n{score_table(evaluations)}\n\nreport: {Path(args.output_dir) / REPORT}")
+
+
+def _number(word: str) -> float:
+    try:
+        return float(word)
+    except ValueError:
+        raise ValueError(f"expected numbers in --temperature, such as 1 or 0,0.3,0.6,1; found {word!r}") from None
 
 
 def parser() -> argparse.ArgumentParser:
@@ -99,6 +110,12 @@ def parser() -> argparse.ArgumentParser:
     data.add_argument(
         "--answer_kind", default="expression", help="answers of your own file: expression, integer, number or choice"
     )
+    data.add_argument(
+        "--gold_rule", default="text", help="golds of your own file: text, box (the last \\boxed), hashes (after ####)"
+    )
+    data.add_argument(
+        "--id_key", default="", help="column of your own file with the problems' ids; default: row number"
+    )
     data.add_argument("--num_test_sample", type=int, default=-1, help="problems per benchmark, the first; -1: all")
     data.add_argument("--start", type=int, default=0, help="first problem of each benchmark")
     data.add_argument("--end", type=int, default=-1, help="the problem to stop before; -1: all")
@@ -109,8 +126,12 @@ def parser() -> argparse.ArgumentParser:
         help="auto: the checkpoint's own format, else its chat template; chat_template; qwen-boxed, cot ...",
     )
     prompts.add_argument("--num_shots", type=int, default=0, help="worked examples in front, for types such as cot")
-    prompts.add_argument("--n_sampling", type=int, default=1, help="samples per problem")
-    prompts.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding")
+    prompts.add_argument(
+        "--n_sampling", type=int, help="samples per problem; default: 1, with --regrade as in the last run"
+    )
+    prompts.add_argument(
+        "--temperature", default="0", help="0 is greedy decoding; several, such as 0,0.3,0.6,1: a curve"
+    )
     prompts.add_argument("--top_p", type=float, default=1.0)
     prompts.add_argument("--max_tokens_per_call", type=int, default=4096, help="new tokens per sample")
     prompts.add_argument("--with_greedy", action="store_true", help="score greedy decoding too, in DIR/greedy")

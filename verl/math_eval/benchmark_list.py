@@ -39,6 +39,7 @@ class Benchmark:
         origin says where the file is. revision None: the newest commit, because no other could be checked.
     keep: which rows are problems; left_out says what the others are.
     sha256: ``data_hash`` of the copies that this entry was checked with.
+    id_key: column of a problem's id, for the user's own data; None: the row's number.
     version: raised with each change of the entry that changes its problems.
     """
 
@@ -61,6 +62,7 @@ class Benchmark:
     left_out: str = ""
     sha256: tuple[str, ...] = ()
     version: int = 1
+    id_key: str | None = None
 
 
 _MAA = "problems: copyright MAA"

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -28,7 +28,9 @@ TOGETHER = 16  # samples graded in one go, where so many wait: the grader's work
 
 
 class BenchmarkRun:
-    """fingerprint: of the model's weights. place: the benchmark's position in reports."""
+    """problems: all of the benchmark. prompts: the ids of those that are asked. fingerprint: of the model's weights.
+    place: the benchmark's position in reports.
+    """
 
     def __init__(
         self,
@@ -38,13 +40,14 @@ class BenchmarkRun:
         options: EvalOptions,
         source: Source,
         problems: list[Problem],
+        prompts: Mapping[str, tuple[int, ...]],
         fingerprint: str,
         place: int = 0,
     ):
         self.backend, self.format, self.source = backend, prompt_format, source
         self.evaluation, self.options = evaluation, options
         self.problems = options.chosen(problems)
-        self.prompts = {p.id: tuple(self.format.encode(p.question, backend.tokenizer)) for p in self.problems}
+        self.prompts = prompts
         self.requests = [
             Request(p.id, sample, self.prompts[p.id], sample_seed(options.seed, p.id, sample))
             for p in self.problems
@@ -104,6 +107,9 @@ class BenchmarkRun:
 
     def _generate_missing(self) -> None:
         done = {r.key for r in self.requests}.intersection(self.store.records)
+        if self.store.records:
+            name = f"{self.evaluation.label} {self.source.name}"
+            print(f"{name}: {len(done)} of {len(self.requests)} samples are there already", flush=True)
         if len(done) == len(self.requests):
             return
         # One thread grades and writes while the model goes on: a grade that takes long must not stop a GPU.

@@ -13,9 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from verl.math_eval.benchmark_list import ANSWER_KINDS, BENCHMARKS, BY_NAME, Benchmark
-from verl.math_eval.rows import nested, read_rows
+from verl.math_eval.grading import grade_many
+from verl.math_eval.rows import after_hashes, as_it_stands, in_a_box, nested, read_rows
 
 FILE_TYPES = (".jsonl", ".parquet")
+GOLD_RULES = {"text": as_it_stands, "box": in_a_box, "hashes": after_hashes}  # of the user's own files
+OWN = "the user's own data"
 
 
 @dataclass(frozen=True)
@@ -43,15 +46,24 @@ class Source:
         return str(self.path) if self.path else f"hub data set {self.entry.hub}"
 
 
-def locate(
-    name: str, benchmark_dir: str | Path | None, question_key: str, answer_key: str, answer_kind: str = "expression"
-) -> Source:
-    """Find a benchmark by name or by the path of a jsonl/parquet file. Raises ValueError, naming what is known.
-
-    question_key, answer_key, answer_kind: of the user's own files.
+@dataclass(frozen=True)
+class OwnData:
+    """How the user's own files are read: columns (dots reach into structures), what a gold looks like, out of
+    ``ANSWER_KINDS``, how it is read out of its column, out of ``GOLD_RULES``, and the column of the problem's id (None:
+    the row's number).
     """
+
+    question_key: str = "question"
+    answer_key: str = "answer"
+    answer_kind: str = "expression"
+    gold_rule: str = "text"
+    id_key: str | None = None
+
+
+def locate(name: str, benchmark_dir: str | Path | None, own: OwnData | None = None) -> Source:
+    """Find a benchmark by name or by the path of a jsonl/parquet file. Raises ValueError, naming what is known."""
     if name.endswith(FILE_TYPES):
-        return _own(Path(name).expanduser(), question_key, answer_key, answer_kind)
+        return _own(Path(name).expanduser(), own or OwnData())
     entry = BY_NAME.get(name)
     if entry is None:
         known = ", ".join("/".join((b.name, *b.aliases)) for b in BENCHMARKS)
@@ -66,12 +78,20 @@ def locate(
     return Source(entry.name, entry, None, _hub_commit(entry))
 
 
-def _own(path: Path, question_key: str, answer_key: str, answer_kind: str) -> Source:
+def _own(path: Path, own: OwnData) -> Source:
     if not path.is_file():
         raise ValueError(f"expected a jsonl or parquet file, found no {path}")
-    if answer_kind not in ANSWER_KINDS:
-        raise ValueError(f"expected answer_kind out of {', '.join(ANSWER_KINDS)}, found {answer_kind!r}")
-    entry = Benchmark(path.stem, (question_key,), (answer_key,), (), "the user's own data", answer_kind)
+    for name, value, known in (
+        ("answer_kind", own.answer_kind, ANSWER_KINDS),
+        ("gold_rule", own.gold_rule, tuple(GOLD_RULES)),
+    ):
+        if value not in known:
+            raise ValueError(f"expected {name} out of {', '.join(known)}, found {value!r}")
+    rule = GOLD_RULES[own.gold_rule]
+    entry = Benchmark(
+        path.stem, (own.question_key,), (own.answer_key,), (), OWN, own.answer_kind, rule=rule,
+        id_key=own.id_key,
+    )  # fmt: skip
     return Source(path.stem, entry, path)
 
 
@@ -107,12 +127,66 @@ def load_problems(source: Source) -> list[Problem]:
     gold_key = _present(kept[0][1], entry.gold, where)
     problems = []
     for index, row in kept:
-        at = f"{where}, row {index}"
+        at = f"{where}, row {index + 1}"
         question = _question(entry.ask(row, question_key), f"{at}, column {question_key}")
         gold = _gold(entry.rule(row, gold_key), entry, f"{at}, column {gold_key}")
         details = {key: row[key] for key in entry.details if row.get(key) is not None}
-        problems.append(Problem(f"{source.name}/{index}", question, gold, details))
+        problems.append(Problem(f"{source.name}/{_number(entry, row, index, at)}", question, gold, details))
+    if source.path and entry.licence == OWN:
+        _check_own(problems, [index + 1 for index, _ in kept], where, gold_key)
     return problems
+
+
+def _number(entry: Benchmark, row: Mapping[str, Any], index: int, at: str) -> str:
+    """What names a row within its benchmark: its number from 0, or what its id column says."""
+    if entry.id_key is None:
+        return str(index)
+    value = nested(row, entry.id_key)
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise ValueError(f"{at}, column {entry.id_key}: expected an id (text or a whole number), found {value!r:.80}")
+    return str(value).strip()
+
+
+def _check_own(problems: Sequence[Problem], rows: Sequence[int], where: str, column: str) -> None:
+    """Raises ValueError for ids that are there twice, and for golds that no answer could equal.
+
+    Golds are tried: a solution in place of an answer has a box or a marker of its own, and what the grader does not
+    take for equal to itself would make every sample wrong.
+    """
+    first: dict[str, int] = {}
+    for problem, row in zip(problems, rows, strict=True):
+        if first.setdefault(problem.id, row) != row:
+            raise ValueError(
+                f"{where}: expected different ids, found {problem.id.split('/', 1)[1]!r} in rows "
+                f"{first[problem.id]} and {row}"
+            )
+    as_texts = grade_many([(p.gold, p.gold) for p in problems], "strict")
+    as_answers = grade_many([(f"\\boxed{{{p.gold}}}", p.gold) for p in problems])
+    for problem, row, text, answer in zip(problems, rows, as_texts, as_answers, strict=True):
+        at = f"{where}, row {row}, column {column}"
+        if text.method in ("box", "boxes", "marker"):
+            rule = "box" if text.method.startswith("box") else "hashes" if "####" in problem.gold else "none fits"
+            hint = f"give --gold_rule {rule}" if rule != "none fits" else "keep the answer alone in the column"
+            raise ValueError(f"{at}: expected an answer, found a solution ({problem.gold[-60:]!r}): {hint}")
+        if not answer.correct:
+            raise ValueError(
+                f"{at}: expected an answer that can be graded, found {problem.gold!r:.80}, which does not even equal "
+                f"itself ({answer.reason})"
+            )
+
+
+def repetitions(source: Source, problems: Sequence[Problem]) -> str:
+    """A note about questions that occur more than once, or "": their score counts twice."""
+    seen: dict[str, str] = {}
+    again = []
+    for problem in problems:
+        text = json.dumps(problem.question, sort_keys=True, default=str)
+        if seen.setdefault(text, problem.id) != problem.id:
+            again.append((seen[text], problem.id))
+    if not again:
+        return ""
+    first, second = (name.rsplit("/", 1)[-1] for name in again[0])
+    return f"{source.name}: {len(again)} questions repeat an earlier one (the first: {second} repeats {first})"
 
 
 def data_hash(problems: Iterable[Problem]) -> str:

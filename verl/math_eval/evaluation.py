@@ -1,7 +1,7 @@
 """The result of an evaluation, in memory and on disk.
 
-``<folder>/<benchmark>/{settings.json, samples.jsonl, metrics.json}``; a folder may hold further evaluations below it,
-``greedy`` or one per checkpoint.
+``<folder>/<benchmark>/{settings.json, samples.jsonl, metrics.json}``; a folder may hold further evaluations below it:
+``greedy``, ``temperature_T``, or one folder per checkpoint.
 """
 
 import json
@@ -14,6 +14,7 @@ from verl.math_eval.metrics import benchmark_metrics, versions
 from verl.math_eval.samples import SETTINGS, Record, SampleStore, write_atomically
 
 METRICS = "metrics.json"
+GREEDY, AT = "greedy", "temperature_"  # folders of one model's evaluations at other temperatures
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,16 @@ class Evaluation:
     prompt_format: str
     warnings: tuple[str, ...]
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def temperature(self) -> float:
+        """Of its samples; 0 is greedy decoding."""
+        return float(next(iter(self.metrics.values()))["settings"]["generation"]["sampling"]["temperature"])
+
+    @property
+    def model(self) -> str:
+        """The fingerprint of the weights."""
+        return str(next(iter(self.metrics.values()))["settings"]["generation"]["model"])
 
     def samples(self, benchmark: str) -> list[list[Record]]:
         """rows[problem][sample] of one benchmark: the samples that its metrics count."""
@@ -46,6 +57,12 @@ def write_metrics(store: SampleStore) -> dict[str, Any]:
     text = json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False)
     write_atomically(store.folder / METRICS, text + "\n")
     return metrics
+
+
+def missing_samples(store: SampleStore) -> int:
+    """How many of the samples that were asked for are not there."""
+    asked = store.settings["asked"]
+    return sum((problem, n) not in store.records for problem in asked["problems"] for n in range(asked["samples"]))
 
 
 def _rows(store: SampleStore, asked: dict[str, Any]) -> list[list[Record]]:
@@ -82,3 +99,29 @@ def evaluation_folders(folder: str | Path) -> list[Path]:
     """All folders of evaluations in and below ``folder``, checkpoints by their step."""
     found = {path.parent.parent for path in Path(folder).rglob(SETTINGS)}
     return sorted(found, key=lambda path: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", str(path))])
+
+
+def folders_of_a_model(folder: str | Path) -> dict[float, Path]:
+    """Temperature -> the folder that holds samples at it, of the one model whose output folder this is."""
+    folder = Path(folder)
+    found: dict[float, Path] = {}
+    for path in (folder, folder / GREEDY, *sorted(folder.glob(f"{AT}*"))):
+        for settings in sorted(path.glob(f"*/{SETTINGS}")):
+            stored = json.loads(settings.read_text(encoding="utf-8"))
+            found.setdefault(float(stored["generation"]["sampling"]["temperature"]), path)
+    return found
+
+
+def folder_at(folder: Path, temperature: float, alone: bool) -> Path:
+    """Where the samples of one temperature are, or go. alone: no other temperature is asked for."""
+    there = folders_of_a_model(folder)
+    if temperature in there:
+        return there[temperature]
+    if alone and not any(path.name.startswith(AT) for path in there.values()):
+        return folder
+    return folder / f"{AT}{temperature:g}"
+
+
+def unfinished(folder: Path) -> bool:
+    """Whether an evaluation's samples are not all there, or have no metrics."""
+    return any(not (path.parent / METRICS).is_file() for path in folder.glob(f"*/{SETTINGS}"))

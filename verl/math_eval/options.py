@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from verl.math_eval.benchmarks import Problem, Source, load_problems, locate
+from verl.math_eval.benchmarks import OwnData, Problem, Source, load_problems, locate
 from verl.math_eval.grading import MODES
 from verl.math_eval.prompting import check_prompt_type
 from verl.math_eval.requests import Sampling
@@ -20,7 +20,8 @@ class EvalOptions:
     start, end, num_test_sample: of each benchmark, the problems from ``start`` up to but without ``end``, and of these
         the first ones; -1 is no limit. benchmark_dir: local copies instead of the hub.
     question_key, answer_key: columns of the user's own files; dots reach into structures (``extra_info.question``).
-        answer_kind: what their golds look like, out of ``benchmarks.ANSWER_KINDS``.
+        answer_kind: what their golds look like, out of ``benchmarks.ANSWER_KINDS``. gold_rule: how a gold is read out
+        of the column, out of ``benchmarks.GOLD_RULES``. id_key: column of the problem's id; "": the row's number.
     extraction: "strict" takes answers from a box or after a marker only, "lenient" also the last formula or number.
     grader: "legacy" gives a second score by the original's rules, beside ours.
     """
@@ -40,6 +41,8 @@ class EvalOptions:
     question_key: str = "question"
     answer_key: str = "answer"
     answer_kind: str = "expression"
+    gold_rule: str = "text"
+    id_key: str = ""
     extraction: str = "lenient"
     grader: str = "default"
 
@@ -59,7 +62,10 @@ class EvalOptions:
         return Sampling(self.temperature, self.top_p if self.temperature > 0 else 1.0, self.max_tokens_per_call)
 
 
-def check_inputs(options: EvalOptions) -> tuple[list[Source], list[list[Problem]]]:
+Questions = tuple[list[Source], list[list[Problem]]]  # the benchmarks of a run, and all problems of each
+
+
+def check_inputs(options: EvalOptions) -> Questions:
     """Everything that can be wrong without a model: names, files, columns, row counts, numbers."""
     if not options.data_names:
         raise ValueError("expected at least one benchmark in --data_names, found none")
@@ -74,10 +80,10 @@ def check_inputs(options: EvalOptions) -> tuple[list[Source], list[list[Problem]
     check_grading(options.extraction, options.grader)
     _ = options.sampling
     check_prompt_type(options.prompt_type, options.num_shots)
-    sources = [
-        locate(name, options.benchmark_dir, options.question_key, options.answer_key, options.answer_kind)
-        for name in options.data_names
-    ]
+    own = OwnData(
+        options.question_key, options.answer_key, options.answer_kind, options.gold_rule, options.id_key or None
+    )
+    sources = [locate(name, options.benchmark_dir, own) for name in options.data_names]
     names = [s.name for s in sources]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ValueError(f"expected different benchmarks, found {', '.join(twice)} more than once")

@@ -55,6 +55,12 @@ def write_report(folder: str | Path, evaluations: Sequence[Evaluation]) -> Path:
     return path
 
 
+def report_over(folder: str | Path, evaluations: Sequence[Evaluation]) -> None:
+    """The report of an output folder, unless it is that of its only evaluation, which has been written."""
+    if [e.folder for e in evaluations] != [Path(folder)]:
+        write_report(folder, evaluations)
+
+
 def _each(evaluations: Sequence[Evaluation]):
     return [(e, name, metrics) for e in evaluations for name, metrics in e.metrics.items()]
 

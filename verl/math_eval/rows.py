@@ -23,14 +23,21 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         import pyarrow.parquet as parquet
 
-        return parquet.read_table(path).to_pylist()
+        try:
+            return parquet.read_table(path).to_pylist()
+        except ValueError as error:  # pyarrow's errors are ValueErrors that do not name the file
+            raise ValueError(f"{path}: expected a parquet file, found {str(error).splitlines()[0]}") from error
     rows = []
-    with path.open(encoding="utf-8") as lines:
+    with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                row = json.loads(line)
+                row = json.loads(line.decode("utf-8"))
+            except UnicodeDecodeError as error:
+                raise ValueError(
+                    f"{path}, line {number}: expected UTF-8, found the byte 0x{line[error.start]:02x}: save it as UTF-8"
+                ) from error
             except json.JSONDecodeError as error:
                 raise ValueError(f"{path}, line {number}: expected a JSON object, found {error}") from error
             if not isinstance(row, dict):
@@ -104,6 +111,12 @@ def _listed(row: Row) -> str:
 # Gold answers
 
 
+def in_a_box(row: Row, column: str) -> Any:
+    r"""The last \boxed of a solution, None where there is none."""
+    value = nested(row, column)
+    return last_box(value) if isinstance(value, str) else None
+
+
 def first(row: Row, column: str) -> Any:
     """The first entry of a list."""
     value = row[column]
@@ -112,7 +125,7 @@ def first(row: Row, column: str) -> Any:
 
 def after_hashes(row: Row, column: str) -> Any:
     """What follows the last ####."""
-    value = row[column]
+    value = nested(row, column)
     return value.rsplit("####", 1)[1] if isinstance(value, str) and "####" in value else None
 
 

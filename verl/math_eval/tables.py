@@ -30,16 +30,22 @@ def headline_scores(metrics: dict[str, Any]) -> dict[str, tuple[str, dict[str, A
 
 
 def score_lines(evaluations: Sequence[Evaluation]) -> list[tuple[str, str, dict[str, dict[str, Any]]]]:
-    """(label, score name, benchmark -> score) by label and kind. "average": the mean, where no benchmark is missing."""
+    """(label, score name, benchmark -> score) by label, kind and temperature, which is named where there are several.
+
+    "average": the mean, where no benchmark is missing.
+    """
     every, lines = benchmarks(evaluations), []
+    several = len({e.temperature for e in evaluations if e.temperature}) > 1
     for label in labels(evaluations):
         for kind in KINDS:
             named: dict[str, dict[str, dict[str, Any]]] = {}
-            for evaluation in (e for e in evaluations if e.label == label):
+            same = sorted((e for e in evaluations if e.label == label), key=lambda e: e.temperature)
+            for evaluation in same:
+                at = f" at T={evaluation.temperature:g}" if several and evaluation.temperature else ""
                 for benchmark, metrics in evaluation.metrics.items():
                     if kind in (found := headline_scores(metrics)):
                         name, score = found[kind]
-                        named.setdefault(name, {})[benchmark] = score
+                        named.setdefault(name + at, {})[benchmark] = score
             for name, scores in named.items():
                 if len(scores) == len(every) > 1:
                     scores = {**scores, "average": average(list(scores.values()))}

@@ -169,8 +169,8 @@ def test_matters_of_taste_are_decided_as_documented(shared_data):
 
 def golds(shared_data) -> list[str]:
     names = ["math500", "minerva_math", "olympiadbench", "aime24", "aime25", "amc23"]
-    sources = [locate(name, shared_data / "benchmarks", "", "") for name in names]
-    sources.append(locate("gsm8k", shared_data, "", ""))
+    sources = [locate(name, shared_data / "benchmarks") for name in names]
+    sources.append(locate("gsm8k", shared_data))
     return list(dict.fromkeys(p.gold for source in sources for p in load_problems(source)))
 
 

@@ -42,6 +42,9 @@ _QWEN25_COT = NamedTemplate(_chatml(BOXED, "{input}"))
 _THREE = "\n\n\n"
 _JIUZHANG_STOP = ("\n\n## Question",)
 
+# What the prompt writes. The original stops at the bare words, which cut right answers ("In Response to ...").
+_MARKED = ("### Instruction:", "### Response:")
+
 TEMPLATES: dict[str, NamedTemplate] = {
     "qwen-boxed": NamedTemplate(_chatml("You are a helpful assistant.", "{input}\n" + BOXED)),
     "qwen25-math-cot": _QWEN25_COT,
@@ -53,14 +56,12 @@ TEMPLATES: dict[str, NamedTemplate] = {
     "cot": NamedTemplate(_QUESTION, _THREE, ("\n\nQuestion:",)),
     "mathstral": NamedTemplate("{input}\n" + BOXED),
     "self-instruct": NamedTemplate("<|user|>\n{input}\n<|assistant|>\n", "\n"),
-    "wizard_zs": NamedTemplate(
-        "### Instruction:\n{input}\n\n### Response: Let's think step by step.", _THREE, ("Instruction", "Response")
-    ),
+    "wizard_zs": NamedTemplate("### Instruction:\n{input}\n\n### Response: Let's think step by step.", _THREE, _MARKED),
     # Wrapped twice, as the original does.
     "platypus_fs": NamedTemplate(
         _ALPACA + "### Instruction:\n### Instruction:\n{input}\n\n### Response:\n\n\n### Response:\n",
         _THREE,
-        ("Instruction", "Response"),
+        _MARKED,
     ),
     "kpmath": NamedTemplate(
         "User: Please reason step by step and put your final answer at the end with "

@@ -8,6 +8,7 @@ import asyncio
 import os
 import random
 import threading
+import time
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from typing import Any
@@ -21,6 +22,7 @@ from verl.math_eval.requests import Completion, Request, Sampling
 REQUESTS_UNDER_WAY = 64
 TRIES, FIRST_PAUSE, LONGEST_PAUSE = 9, 1.0, 30.0  # seconds; together some two minutes: a server may be restarting
 TIMEOUT = httpx.Timeout(3600.0, connect=10.0)  # of one answer: a busy server takes long over a long one
+FIRST_CONTACT = 10.0  # seconds in which a server must answer for the first time; a dead address is told soon
 RETRIED = (408, 425, 429)  # beside all of 500 and above
 EXTENDED = ("vllm", "sglang")  # servers that know stop_token_ids, top_k and the like
 
@@ -123,7 +125,13 @@ class ServerBackend(Engine):
 
     async def _served_model(self) -> tuple[str, str, int | None]:
         """(name, software, context or None) of the model there: the one named like ours, or the only one."""
-        models = (await self._ask("GET", "/models")).get("data", [])
+        try:
+            answer = await asyncio.wait_for(self._ask("GET", "/models", seconds=FIRST_CONTACT), FIRST_CONTACT + 1)
+        except asyncio.TimeoutError as error:
+            raise ConnectionError(
+                f"{self.base_url} gave no answer within {FIRST_CONTACT:g} s: is a server running there?"
+            ) from error
+        models = answer.get("data", [])
         named = [m for m in models if m.get("id") in (self.source, self.folder)]
         if not named and len(models) != 1:
             found = ", ".join(str(m.get("id")) for m in models) or "none"
@@ -163,13 +171,23 @@ class ServerBackend(Engine):
             return {**body, **extra, **({"return_token_ids": True} if self.software == "vllm" else {})}
         return {**body, "stop": [*stop_texts, *(self.tokenizer.decode([token]) for token in sorted(stop_ids))]}
 
-    async def _ask(self, method: str, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
-        """The answer to one request, tried again with growing pauses while the server or the way to it fails."""
-        url, trouble = self.base_url + path, ""
+    async def _ask(
+        self, method: str, path: str, body: dict[str, Any] | None = None, seconds: float = float("inf")
+    ) -> dict[str, Any]:
+        """The answer to one request, tried again with growing pauses while the server or the way to it fails.
+
+        seconds: after these no further try is made.
+        """
+        url, trouble, end = self.base_url + path, "", time.monotonic() + seconds
+        tries = 0
         for attempt in range(TRIES):
             if attempt:
                 pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** (attempt - 1))
-                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # not all requests at the same moment
+                pause *= random.uniform(0.5, 1.0)  # not all requests at the same moment
+                if time.monotonic() + pause > end:
+                    break
+                await asyncio.sleep(pause)
+            tries += 1
             try:
                 response = await self._client.request(method, url, json=body)
             except httpx.TransportError as error:
@@ -180,7 +198,7 @@ class ServerBackend(Engine):
             trouble = f"HTTP {response.status_code}: {_message(response)}"
             if response.status_code < 500 and response.status_code not in RETRIED:
                 raise ValueError(f"{url} refused a request with {trouble}")
-        raise ConnectionError(f"{url} failed {TRIES} times, the last time with {trouble}")
+        raise ConnectionError(f"{url} failed {tries} times, the last time with {trouble}")
 
 
 def _message(response: httpx.Response) -> str:

@@ -100,9 +100,15 @@ def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ValueError(f"expected device auto, cpu, cuda or cuda:N, found {name!r}") from error
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such GPU, or a build of torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"expected a device that is here, found {name!r}, which is not: {reason}") from error
+    return device
 
 
 def _default_dtype(device: torch.device) -> torch.dtype:
