@@ -1,5 +1,10 @@
 import numpy as np
 import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from verl.utils import tensordict_utils as tu
+from verl.workers.engine.utils import prepare_micro_batches
 
 from verl.dft.data.batches import TrainBatches, validation_batches
 
@@ -54,3 +59,46 @@ def test_validation_counts_every_row_once_in_equal_shares(rows, per_rank, ranks)
     assert all(len(indices) == per_rank for plan in plans for indices, _ in plan)
     counted = sorted(int(i) for plan in plans for indices, count in plan for i in indices[:count])
     assert counted == list(range(rows))
+
+
+@st.composite
+def runs(draw):
+    """(lengths or None, batch size, ranks, seed) that the trainer would accept."""
+    ranks = draw(st.sampled_from([1, 2, 3, 4, 8]))
+    size = ranks * draw(st.integers(1, 6))
+    lengths = draw(st.lists(st.integers(2, 4096), min_size=size, max_size=size + 40))
+    known = np.array(lengths) if draw(st.booleans()) else None
+    return len(lengths), known, size, ranks, draw(st.integers(0, 2**31))
+
+
+@settings(max_examples=100, deadline=None)
+@given(runs(), st.integers(0, 3))
+def test_every_row_is_trained_exactly_once_per_epoch_whatever_ranks_lengths_and_batch(run, epoch):
+    """But for those that fill no batch: fewer than one batch of them, and the count that ``left_over`` names."""
+    count, lengths, size, ranks, seed = run
+    plans = [TrainBatches(count, lengths, size, rank, ranks, seed) for rank in range(ranks)]
+    per_epoch = plans[0].steps_per_epoch
+    seen: list[int] = []
+    for step in range(epoch * per_epoch + 1, (epoch + 1) * per_epoch + 1):
+        shares = [plan.rows(step).tolist() for plan in plans]
+        assert {len(share) for share in shares} == {size // ranks}
+        seen += [row for share in shares for row in share]
+    assert len(seen) == len(set(seen)) == count - plans[0].left_over
+    assert plans[0].left_over < size and set(seen) <= set(range(count))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.integers(2, 600), min_size=1, max_size=24), st.integers(600, 2000))
+def test_every_row_of_a_step_is_in_exactly_one_forward_pass_whatever_the_token_budget(lengths, budget):
+    """verl cuts a rank's rows into packed micro-batches; no row may be lost, doubled or cut there."""
+    ids = [torch.full((length,), row) for row, length in enumerate(lengths)]
+    nested = torch.nested.as_nested_tensor(ids, layout=torch.jagged)
+    batch = tu.get_tensordict(
+        {"input_ids": nested, "loss_mask": nested},
+        {"use_dynamic_bsz": True, "max_token_len_per_gpu": budget, "sp_size": 1},
+    )
+    parts, places = prepare_micro_batches(batch, dp_group=None)
+    rows = [row for part in parts for row in part["input_ids"].unbind()]
+    assert sorted(place for part in places for place in part) == list(range(len(lengths)))
+    assert sorted((int(row[0]), len(row)) for row in rows) == list(enumerate(lengths))
+    assert all(part["input_ids"].values().numel() <= budget for part in parts)

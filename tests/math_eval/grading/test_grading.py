@@ -58,7 +58,7 @@ def test_worker_that_misses_the_deadline_is_killed_and_replaced():
         start = time.monotonic()
         with pytest.raises(TimedOut):
             pool.equal("99999999!", "3", 1.0)  # the limits would refuse it; here it reaches the library
-        assert time.monotonic() - start < 3
+        assert time.monotonic() - start < 10
         assert pool.equal("x+1", "1+x", 20)[0]
     finally:
         pool.close()
