@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from verl.math_eval.evaluation import Evaluation
-from verl.math_eval.tables import KINDS, LABELS, benchmarks, headline_scores, labels, score_lines
+from verl.math_eval.tables import KINDS, LABELS, benchmarks, by_temperature, headline_scores, labels, score_lines
 
 COLOURS = {"right": "#3a923a", "wrong": "#e1812c", "truncated": "#8d8d8d"}
+TEMPERATURE = "temperature.png"
 STEP = re.compile(r"global_step_(\d+)")
 
 
@@ -17,6 +18,7 @@ def draw_all(folder: Path, evaluations: Sequence[Evaluation]) -> list[str]:
     charts: dict[str, Callable[[Sequence[Evaluation]], Any]] = {
         "scores.png": draw_scores,
         "learning_curve.png": draw_learning_curve,
+        TEMPERATURE: draw_temperature,
         "pass_at_k.png": draw_pass_at_k,
         "lengths.png": draw_lengths,
     }
@@ -76,6 +78,33 @@ def draw_scores(evaluations: Sequence[Evaluation]):
     return figure
 
 
+def draw_temperature(evaluations: Sequence[Evaluation]):
+    """Scores over temperature: a row of panels per benchmark (and the average), a panel per score, a line per model."""
+    curves = by_temperature(evaluations)
+    if not curves:
+        return None
+    names = benchmarks(evaluations)
+    names += ["average"] if len(names) > 1 else []
+    scores = list(dict.fromkeys(score for curve in curves.values() for score in curve))
+    figure, axes = _figure(len(names), len(scores), (1.0 + 3.4 * len(scores), 0.6 + 2.9 * len(names)))
+    for i, (name, score) in enumerate((name, score) for name in names for score in scores):
+        axis = axes[i]
+        for label, curve in curves.items():
+            at = [(t, s[name]) for t, s in curve.get(score, {}).items() if s.get(name, {}).get("value") is not None]
+            axis.errorbar(
+                [t for t, _ in at],
+                [100 * s["value"] for _, s in at],
+                yerr=[100 * (s["stderr"] or 0.0) for _, s in at],
+                marker="o", markersize=4, capsize=2, color=_colour(label, evaluations), label=label,
+            )  # fmt: skip
+        axis.set_title(score if len(names) == 1 else f"{name}: {score}", fontsize=10)
+        axis.set_xlabel("temperature (0: greedy)")
+        axis.set_ylabel("% right, ± stderr", fontsize=9)
+        axis.grid(alpha=0.3)
+    _legend(figure, axes)
+    return figure
+
+
 def draw_pass_at_k(evaluations: Sequence[Evaluation]):
     """pass@k as lines with error bars, maj@k dashed, over k; a panel per benchmark."""
     sampled = [e for e in evaluations if any(m["samples_per_problem"] > 1 for m in e.metrics.values())]
@@ -87,7 +116,7 @@ def draw_pass_at_k(evaluations: Sequence[Evaluation]):
         for evaluation in sampled:
             if name not in evaluation.metrics:
                 continue
-            scores = evaluation.metrics[name]["scores"]
+            scores, own = evaluation.metrics[name]["scores"], _series(evaluation, sampled)
             for kind, style in (("pass", "-"), ("maj", "--")):
                 points = [(1, next(iter(scores.values())))] + [
                     (int(key.split("@")[1]), score) for key, score in scores.items() if key.startswith(f"{kind}@")
@@ -103,7 +132,8 @@ def draw_pass_at_k(evaluations: Sequence[Evaluation]):
                     markersize=3,
                     capsize=2,
                     color=_colour(evaluation.label, evaluations),
-                    label=evaluation.label if kind == "pass" else None,
+                    alpha=_strength(evaluation, sampled),
+                    label=own if kind == "pass" else None,
                 )
         axis.set_xscale("log", base=2)
         axis.set_xticks(sorted(ks), [str(k) for k in sorted(ks)])
@@ -132,8 +162,10 @@ def draw_lengths(evaluations: Sequence[Evaluation]):
                 kind = next(iter(headline_scores(evaluation.metrics[name])), "")
                 total = [sum(column) for column in zip(*parts.values(), strict=True)]
                 style = ":" if kind == "greedy" else "-"
-                text = evaluation.label + (", greedy" if kind == "greedy" else "")
-                axis.stairs(total, edges, label=text, color=_colour(evaluation.label, evaluations), linestyle=style)
+                text = evaluation.label + ", greedy" if kind == "greedy" else _series(evaluation, evaluations)
+                alpha = _strength(evaluation, evaluations)
+                colour = _colour(evaluation.label, evaluations)
+                axis.stairs(total, edges, label=text, color=colour, linestyle=style, alpha=alpha)
             else:
                 weights = list(parts.values())
                 colours = [COLOURS[kind] for kind in parts]
@@ -160,13 +192,14 @@ def draw_learning_curve(evaluations: Sequence[Evaluation]):
     columns = names + (["average"] if len(names) > 1 else [])
     figure, axes = _grid(len(columns))
     lines = score_lines(evaluations)
-    kinds = [kind for kind in KINDS if any(name.split("@")[0] == kind for _, name, _ in lines)]
+    shown = sorted({name for _, name, _ in lines}, key=lambda name: KINDS.index(name.split("@")[0]))
     for axis, column in zip(axes, columns, strict=True):
-        for kind in kinds:
+        for number, shown_name in enumerate(shown):
+            kind = shown_name.split("@")[0]
             points = sorted(
                 (steps[label], scores[column]["value"], scores[column]["stderr"], name)
                 for label, name, scores in lines
-                if label in steps and name.split("@")[0] == kind and scores.get(column, {}).get("value") is not None
+                if label in steps and name == shown_name and scores.get(column, {}).get("value") is not None
             )
             if points:
                 axis.errorbar(
@@ -176,7 +209,7 @@ def draw_learning_curve(evaluations: Sequence[Evaluation]):
                     marker="o",
                     markersize=4,
                     capsize=2,
-                    color=f"C{KINDS.index(kind)}",
+                    color=f"C{number % 10}",
                     label=points[0][3] if kind == "greedy" else f"{points[0][3]} ({LABELS[kind]})",
                 )
         axis.set_title(column, fontsize=10)
@@ -186,6 +219,22 @@ def draw_learning_curve(evaluations: Sequence[Evaluation]):
         axis.grid(alpha=0.3)
     _legend(figure, axes)
     return figure
+
+
+def _series(evaluation: Evaluation, others: Sequence[Evaluation]) -> str:
+    """Its label, with the temperature where the model was sampled at several."""
+    several = len({e.temperature for e in others if e.label == evaluation.label and e.temperature}) > 1
+    return f"{evaluation.label}, T={evaluation.temperature:g}" if several else evaluation.label
+
+
+def _strength(evaluation: Evaluation, others: Sequence[Evaluation]) -> float:
+    """How strongly a line is drawn: the colder of one model's lines are paler."""
+    same = sorted({e.temperature for e in others if e.label == evaluation.label and e.temperature})
+    return (
+        1.0
+        if evaluation.temperature not in same
+        else 0.35 + 0.65 * (same.index(evaluation.temperature) + 1) / len(same)
+    )
 
 
 def _colour(label: str, evaluations: Sequence[Evaluation]):

@@ -47,6 +47,7 @@ def benchmark_metrics(rows: Sequence[Sequence[Record]], greedy: bool, max_new_to
         "repetitive": _share(ends_in_a_loop(r["text"]) for r in samples),
         # Counted as wrong in every score, and here, because they are a limit of the grader and not of the model.
         "ungraded": dict(Counter(r["reason"] for r in samples if r["status"] in ("timeout", "error"))),
+        "undecided": _share(r["status"] == "undecided" for r in samples),
         "extraction": {m: n / len(samples) for m, n in Counter(r["method"] for r in samples).most_common()},
         "tokens": _lengths([r["tokens"] for r in samples]),
         "histogram": _histogram(samples),

@@ -11,6 +11,7 @@ const CHOICES = {
   "truncated": (f) => f & F["truncated"],
   "no answer": (f) => f & F["no answer"],
   "ungraded": (f) => f & F["ungraded"],
+  "undecided": (f) => f & F["undecided"],
   "ends in a loop": (f) => f & F["loop"],
 };
 
@@ -61,7 +62,7 @@ function card(entry, problem) {
   const head = element("div", "head");
   head.append(element("b", "", problem.problem), element("span", "dim", "sample " + sample.sample));
   head.append(element("span", "badge " + (right ? "right" : "wrong"), right ? "right" : "wrong"));
-  for (const name of ["truncated", "no answer", "ungraded", "loop"]) {
+  for (const name of ["truncated", "no answer", "ungraded", "undecided", "loop"]) {
     if (entry.flags & F[name]) head.append(element("span", "badge other", name));
   }
   head.append(element("span", "dim", entry.tokens + " tokens, " + sample.finish_reason));

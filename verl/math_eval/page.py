@@ -21,7 +21,7 @@ from verl.math_eval.samples import Record
 PAGE = "samples.html"
 CHUNK = 200  # samples that are unpacked together
 LEVEL = 4  # of compression: 9 takes ten times as long for a file that is a tenth smaller
-FLAGS = {"right": 1, "truncated": 2, "no answer": 4, "ungraded": 8, "loop": 16}
+FLAGS = {"right": 1, "truncated": 2, "no answer": 4, "ungraded": 8, "loop": 16, "undecided": 32}
 HERE = Path(__file__).parent
 
 
@@ -81,6 +81,7 @@ def _flags(record: Record) -> int:
         "truncated": record["finish_reason"] == "length",
         "no answer": record["status"] == "no_answer",
         "ungraded": record["status"] in ("timeout", "error"),
+        "undecided": record["status"] == "undecided",
         "loop": ends_in_a_loop(record["text"]),
     }
     return sum(FLAGS[name] for name, yes in found.items() if yes)

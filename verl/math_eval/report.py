@@ -8,7 +8,7 @@ from pathlib import Path
 from verl.math_eval.charts import draw_all
 from verl.math_eval.evaluation import Evaluation
 from verl.math_eval.page import PAGE, write_page
-from verl.math_eval.tables import csv_table, latex_table, markdown, percent, score_table
+from verl.math_eval.tables import csv_table, latex_table, markdown, percent, score_table, temperature_tables
 
 REPORT, LATEX, CSV = "report.md", "scores.tex", "scores.csv"
 
@@ -38,12 +38,14 @@ def write_report(folder: str | Path, evaluations: Sequence[Evaluation]) -> Path:
         score_table(evaluations),
         f"The same table: [{LATEX}]({LATEX}); every number: [{CSV}]({CSV}). {_pages(folder, evaluations)}",
         *(f"![{name.removesuffix('.png')}]({name})" for name in plots),
+        _temperatures(evaluations),
         "## Every score\n\nIn brackets: the part of the error that other samples of the same problems would cause.",
         _all_scores(evaluations),
         _groups(evaluations),
         _legacy(evaluations),
         "## Health\n\nShares of samples. Truncated: cut at the token limit (in brackets: by the model's context). "
-        "Ungraded answers count as wrong; the number is by reason.",
+        "Ungraded answers count as wrong; the number is by reason. Undecided ones count as wrong too: only a judge "
+        "could tell, so this is how much a judge could add.",
         _health(evaluations),
         "## Data",
         _data(evaluations),
@@ -83,10 +85,19 @@ def _is_greedy(evaluation: Evaluation) -> bool:
     return any("greedy" in m["scores"] for m in evaluation.metrics.values())
 
 
+def _temperatures(evaluations: Sequence[Evaluation]) -> str:
+    tables = temperature_tables(evaluations)
+    return tables and (
+        "## Temperature\n\nAt temperature 0 the samples of a problem are one, so every score is the greedy accuracy. "
+        "Which of two models is better at its own best temperature: `python -m verl.math_eval compare`.\n\n" + tables
+    )
+
+
 def _all_scores(evaluations: Sequence[Evaluation]) -> str:
-    lines = []
+    lines, several = [], len({e.temperature for e in evaluations if e.temperature}) > 1
     for evaluation, name, m in _each(evaluations):
         for kind, score in m["scores"].items():
+            kind = f"{kind} at T={evaluation.temperature:g}" if several and evaluation.temperature else kind
             sampling = score["sampling_stderr"]
             error = "" if sampling is None else f" ({100 * sampling:.1f})"
             shape = f"{m['problems']} x {m['samples_per_problem']}"
@@ -126,8 +137,8 @@ def _legacy(evaluations: Sequence[Evaluation]) -> str:
 
 
 def _health(evaluations: Sequence[Evaluation]) -> str:
-    head = ["model", "benchmark", "truncated", "no box", "no answer", "loops", "ungraded", "prompt too long",
-            "tokens mean", "p5 / p50 / p95 / max", "answers taken from"]  # fmt: skip
+    head = ["model", "benchmark", "truncated", "no box", "no answer", "loops", "ungraded", "undecided",
+            "prompt too long", "tokens mean", "p5 / p50 / p95 / max", "answers taken from"]  # fmt: skip
     lines = []
     for evaluation, name, m in _each(evaluations):
         context = f" ({_share(m['truncated_by_context'])})" if m["truncated_by_context"] else ""
@@ -141,6 +152,7 @@ def _health(evaluations: Sequence[Evaluation]) -> str:
                 _share(m["no_answer"]),
                 _share(m["repetitive"]),
                 ", ".join(f"{n} {reason}" for reason, n in m["ungraded"].items()) or "0",
+                _share(m.get("undecided", 0.0)),
                 _share(m["prompt_too_long"]),
                 f"{tokens['mean']:.0f}",
                 " / ".join(str(tokens[q]) for q in ("p5", "p50", "p95", "max")),

@@ -53,6 +53,53 @@ def score_lines(evaluations: Sequence[Evaluation]) -> list[tuple[str, str, dict[
     return lines
 
 
+def by_temperature(evaluations: Sequence[Evaluation]) -> dict[str, dict[str, dict[float, dict[str, dict[str, Any]]]]]:
+    """Label -> score name without its temperature -> temperature -> benchmark (or "average") -> score.
+
+    Only models that were sampled at several temperatures. At temperature 0 all samples of a problem would be the same,
+    so each of its scores is the greedy accuracy.
+    """
+    every, curves = benchmarks(evaluations), {}
+    for label in labels(evaluations):
+        same = sorted((e for e in evaluations if e.label == label), key=lambda e: e.temperature)
+        if len({e.temperature for e in same if e.temperature}) < 2:
+            continue
+        curve: dict[str, dict[float, dict[str, dict[str, Any]]]] = {}
+        sampled = [e for e in same if e.temperature]
+        for kind in KINDS[1:]:
+            for e in sampled:
+                for benchmark, metrics in e.metrics.items():
+                    if kind in (found := headline_scores(metrics)):
+                        name, score = found[kind]
+                        curve.setdefault(name, {}).setdefault(e.temperature, {})[benchmark] = score
+        for points in curve.values():
+            for e in (e for e in same if not e.temperature):
+                points[0.0] = {n: m["scores"]["greedy"] for n, m in e.metrics.items() if "greedy" in m["scores"]}
+            for scores in points.values():
+                if len(scores) == len(every) > 1:
+                    scores["average"] = average(list(scores.values()))
+        curves[label] = {name: dict(sorted(points.items())) for name, points in curve.items()}
+    return curves
+
+
+def temperature_tables(evaluations: Sequence[Evaluation]) -> str:
+    """Markdown: a table per benchmark and one of the average, a line per model and score, a column per temperature."""
+    curves = by_temperature(evaluations)
+    temperatures = sorted({t for curve in curves.values() for points in curve.values() for t in points})
+    names = benchmarks(evaluations)
+    parts = []
+    for name in names + (["average"] if len(names) > 1 else []):
+        lines = [
+            [label, score, *(percent(points[t][name]) if name in points.get(t, {}) else "" for t in temperatures)]
+            for label, curve in curves.items()
+            for score, points in curve.items()
+            if any(name in scores for scores in points.values())
+        ]
+        head = ["model", "score", *(f"T={t:g}" + (" (greedy)" if t == 0 else "") for t in temperatures)]
+        parts += [f"**{name}**", markdown(head, lines)] if lines else []
+    return "\n\n".join(parts)
+
+
 def average(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """The mean of independent scores; its errors are sqrt(sum of squares) / n. Undefined parts make it undefined."""
 
