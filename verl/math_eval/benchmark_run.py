@@ -14,7 +14,7 @@ from tqdm import tqdm
 from verl.dft.data.prompts import PromptFormat
 from verl.math_eval.benchmarks import Problem, Source, data_hash
 from verl.math_eval.evaluation import Evaluation, write_metrics
-from verl.math_eval.grades import graded, grading_settings
+from verl.math_eval.grades import graded, graded_in_pieces, grading_settings
 from verl.math_eval.merging import merge_samples
 from verl.math_eval.options import EvalOptions
 from verl.math_eval.requests import Completion, Request, sample_seed
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from verl.math_eval.backends.base import Backend
 
 TEMPLATE_FIELDS = ("kind", "template", "template_kwargs", "stop")  # what of a prompt format can change a sample
+MOST_WAITING = 2000  # batches that may wait for the grader, before the model waits: memory stays bounded
 TOGETHER = 16  # samples graded in one go, where so many wait: the grader's workers share them
 
 
@@ -98,7 +99,7 @@ class BenchmarkRun:
         self.store.open()
         try:
             if self.store.needs_regrading:
-                self.store.replace(graded(self.store.records.values(), self.store.settings["grading"]))
+                self.store.replace(graded_in_pieces(self.store.records.values(), self.store.settings["grading"]))
             merge_samples(self.store, [folder / self.source.name for folder in merge_from])
             self._generate_missing()
             return write_metrics(self.store)
@@ -121,7 +122,7 @@ class BenchmarkRun:
             for completions in batches:
                 finished.append(completions)
                 writes.append(grader.submit(self._write, finished))
-                while writes and writes[0].done():
+                while writes and (writes[0].done() or len(writes) > MOST_WAITING):
                     bar.update(writes.popleft().result())
             for write in writes:
                 bar.update(write.result())

@@ -3,18 +3,18 @@
 import argparse
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from verl.math_eval.charts import TEMPERATURE, draw_temperature
 from verl.math_eval.evaluation import Evaluation, evaluation_folders, folders_of_a_model, load_evaluation, unfinished
+from verl.math_eval.metrics import Tally
 from verl.math_eval.paired import RESAMPLES, Difference, paired_difference
 from verl.math_eval.samples import Record
 from verl.math_eval.scores import avg_values, maj_values, pass_values
 from verl.math_eval.tables import markdown, temperature_tables
 from verl.math_eval.temperature import AtBest, Numbers, at_best, verdict
-from verl.math_eval.voting import answer_classes
 
 REPORT, DATA, PLOT, BEST = "comparison.md", "comparison.json", "comparison.png", "temperatures.json"
 
@@ -203,21 +203,21 @@ def _runs(folders: Sequence[str]) -> list[Run]:
         Run(
             name,
             dict(sorted(e.items())),
-            {t: {n: _values(one.samples(n)) for n in one.metrics} for t, one in e.items()},
+            {t: {n: _values(one.rows(n)) for n in one.metrics} for t, one in e.items()},
         )
         for name, e in zip(names, loaded, strict=True)
     ]
 
 
-def _values(rows: Sequence[Sequence[Record]]) -> Values:
+def _values(rows: Iterable[Sequence[Record]]) -> Values:
     """The numbers per problem of each score; avg under its own name, since it may be compared at any k."""
-    correct, n = [[r["correct"] for r in row] for row in rows], len(rows[0])
-    by_score = {"avg": avg_values(correct)}
+    tally = Tally(rows)
+    n = len(tally.correct[0])
+    by_score = {"avg": avg_values(tally.correct)}
     if n > 1:
-        by_score[f"maj@{n}"] = maj_values(answer_classes(rows), correct)
-        by_score[f"pass@{n}"] = pass_values(correct, n)
-    ids = [row[0]["problem"] for row in rows]
-    return {score: dict(zip(ids, values, strict=True)) for score, values in by_score.items()}
+        by_score[f"maj@{n}"] = maj_values(tally.classes, tally.correct)
+        by_score[f"pass@{n}"] = pass_values(tally.correct, n)
+    return {score: dict(zip(tally.ids, values, strict=True)) for score, values in by_score.items()}
 
 
 def _differing_settings(a: Evaluation, b: Evaluation, common: Sequence[str]) -> list[str]:

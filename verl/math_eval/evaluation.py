@@ -6,6 +6,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,11 @@ class Evaluation:
         return str(next(iter(self.metrics.values()))["settings"]["generation"]["model"])
 
     def samples(self, benchmark: str) -> list[list[Record]]:
-        """rows[problem][sample] of one benchmark: the samples that its metrics count."""
+        """rows[problem][sample] of one benchmark: the samples that its metrics count, all in memory."""
+        return list(self.rows(benchmark))
+
+    def rows(self, benchmark: str) -> Iterator[list[Record]]:
+        """The same problem by problem, for more samples than memory holds."""
         return _rows(SampleStore.stored(self.folder / benchmark), self.metrics[benchmark]["settings"]["asked"])
 
 
@@ -65,16 +70,16 @@ def missing_samples(store: SampleStore) -> int:
     return sum((problem, n) not in store.records for problem in asked["problems"] for n in range(asked["samples"]))
 
 
-def _rows(store: SampleStore, asked: dict[str, Any]) -> list[list[Record]]:
-    """asked: {"problems": ids in order, "samples": how many of each}."""
-    keys = [[(problem, sample) for sample in range(asked["samples"])] for problem in asked["problems"]]
-    missing = sum(key not in store.records for row in keys for key in row)
+def _rows(store: SampleStore, asked: dict[str, Any]) -> Iterator[list[Record]]:
+    """asked: {"problems": ids in order, "samples": how many of each}. Raises ValueError before the first row."""
+    problems, samples = asked["problems"], asked["samples"]
+    missing = sum((problem, n) not in store.records for problem in problems for n in range(samples))
     if missing:
         raise ValueError(
-            f"{store.folder} is not complete: {missing} of {len(keys) * asked['samples']} samples are missing. "
+            f"{store.folder} is not complete: {missing} of {len(problems) * samples} samples are missing. "
             "Give the command that made it once more, and it goes on."
         )
-    return [[store.records[key] for key in row] for row in keys]
+    return ([store.records[problem, n] for n in range(samples)] for problem in problems)
 
 
 def load_evaluation(folder: str | Path) -> Evaluation:

@@ -1,11 +1,13 @@
 """The grades of records: what of a grade is stored beside a sample, and under which settings it was given."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 from verl.math_eval.grading import GRADER_VERSION, grade_many
 from verl.math_eval.samples import Record
 
+PIECE = 1000  # samples in memory together while stored ones are graded again
 GRADE_FIELDS = ("extracted", "method", "correct", "status", "reason", "legacy")
 
 
@@ -32,3 +34,10 @@ def graded(records: Iterable[Record], settings: dict[str, Any]) -> list[Record]:
         for record, correct in zip(records, grade_legacy_many(pairs), strict=True):
             record["legacy"] = correct
     return records
+
+
+def graded_in_pieces(records: Iterable[Record], settings: dict[str, Any]) -> Iterator[Record]:
+    """As :func:`graded`, for more records than memory holds: PIECE at a time."""
+    records = iter(records)
+    while piece := list(islice(records, PIECE)):
+        yield from graded(piece, settings)

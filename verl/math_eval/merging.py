@@ -1,9 +1,9 @@
 """Take over the samples of other runs of the same model on the same data (``--merge``)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from verl.math_eval.grades import graded
+from verl.math_eval.grades import graded_in_pieces
 from verl.math_eval.samples import Record, SampleStore
 
 
@@ -19,11 +19,11 @@ def merge_samples(store: SampleStore, folders: Sequence[Path]) -> int:
     for folder in folders:
         other = SampleStore.stored(folder)
         same_seed = _check(store, other)
-        new = [r for r in other.records.values() if (r["problem"], r["seed"]) not in known]
-        known.update((r["problem"], r["seed"]) for r in new)
+        numbers = _numbers(store, other, known, same_seed)
+        new: Iterator[Record] = ({**other.records[key], "sample": number} for key, number in numbers)
         if other.settings["grading"] != store.settings["grading"]:
-            new = graded(new, store.settings["grading"])
-        store.append(_numbered(store, new, same_seed))
+            new = graded_in_pieces(new, store.settings["grading"])
+        store.append(new)
     return len(store.records) - before
 
 
@@ -42,18 +42,26 @@ def _check(store: SampleStore, other: SampleStore) -> bool:
     return same_seed
 
 
-def _numbered(store: SampleStore, new: Sequence[Record], keep: bool) -> list[Record]:
-    """The records under their own numbers where these are to be kept and free, else under the next free ones."""
+def _numbers(
+    store: SampleStore, other: SampleStore, known: set[tuple[str, int]], keep: bool
+) -> list[tuple[tuple[str, int], int]]:
+    """The new samples of ``other``, each with its number here: its own where that is to be kept and free, else the next
+    free one of its problem. Their seeds become known.
+    """
     taken = set(store.records)
     free: dict[str, int] = {}
     for problem, sample in store.records:
         free[problem] = max(free.get(problem, 0), sample + 1)
-    records = []
-    for record in sorted(new, key=lambda r: r["sample"]):
-        problem, number = record["problem"], record["sample"]
+    numbers = []
+    for key in sorted(other.records, key=lambda key: key[1]):
+        problem, number = key
+        seed = other.records[key]["seed"]
+        if (problem, seed) in known:
+            continue
+        known.add((problem, seed))
         if not keep or (problem, number) in taken:
             number = free.get(problem, 0)
         free[problem] = max(free.get(problem, 0), number + 1)
         taken.add((problem, number))
-        records.append({**record, "sample": number})
-    return records
+        numbers.append((key, number))
+    return numbers

@@ -119,7 +119,8 @@ async function draw() {
   page = Math.min(Math.max(page, 0), pages - 1);
   const shown = found.slice(page * PER_PAGE, (page + 1) * PER_PAGE);
   at("count").textContent =
-    found.length + " of " + all.length + " samples, page " + (page + 1) + " of " + pages;
+    found.length + " of " + all.length + " samples" +
+    (index.left_out ? " (" + index.left_out + " more are in samples.jsonl only)" : "") + ", page " + (page + 1) + " of " + pages;
   writeAddress();
   at("back").disabled = page === 0;
   at("next").disabled = page === pages - 1;

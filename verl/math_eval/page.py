@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,20 +21,26 @@ from verl.math_eval.samples import Record
 
 PAGE = "samples.html"
 CHUNK = 200  # samples that are unpacked together
+MOST = 100_000  # samples on a page; a browser has to open it
 LEVEL = 4  # of compression: 9 takes ten times as long for a file that is a tenth smaller
 FLAGS = {"right": 1, "truncated": 2, "no answer": 4, "ungraded": 8, "loop": 16, "undecided": 32}
 HERE = Path(__file__).parent
 
 
 def write_page(path: Path, evaluation: Evaluation) -> None:
-    """Write the page of one evaluation; reads its ``samples.jsonl`` files."""
-    index: dict[str, Any] = {"label": evaluation.label, "flags": FLAGS, "benchmarks": []}
+    """Write the page of one evaluation; reads its ``samples.jsonl`` files. Of more than MOST samples it shows the first
+    problems of each benchmark, and says so.
+    """
+    index: dict[str, Any] = {"label": evaluation.label, "flags": FLAGS, "benchmarks": [], "left_out": 0}
+    most = MOST // max(1, len(evaluation.metrics))
     chunks: list[str] = []
-    for name in evaluation.metrics:
+    for name, metrics in evaluation.metrics.items():
         problems, ids = [], []
-        for rows in _chunks(evaluation.samples(name)):
+        shown = max(1, most // metrics["samples_per_problem"])
+        index["left_out"] += max(0, metrics["problems"] - shown) * metrics["samples_per_problem"]
+        for rows in _chunks(islice(evaluation.rows(name), shown)):
             for position, row in enumerate(rows):
-                ids.append(row[0]["problem"].rsplit("/", 1)[-1])
+                ids.append(row[0]["problem"].split("/", 1)[-1])
                 problems.append([len(chunks), position, [_flags(r) for r in row], [r["tokens"] for r in row]])
             chunks.append(_packed([_problem(row) for row in rows]))
         index["benchmarks"].append({"name": name, "ids": ids, "problems": problems})
@@ -49,7 +56,7 @@ def write_page(path: Path, evaluation: Evaluation) -> None:
     path.write_text(re.sub("@([A-Z]+)@", lambda mark: parts[mark[1]], text), encoding="utf-8")
 
 
-def _chunks(rows: Sequence[Sequence[Record]]) -> Iterable[list[Sequence[Record]]]:
+def _chunks(rows: Iterable[Sequence[Record]]) -> Iterable[list[Sequence[Record]]]:
     """Problems in order, in groups of at least CHUNK samples, the last one apart."""
     group: list[Sequence[Record]] = []
     for row in rows:

@@ -1,16 +1,15 @@
 """Grade stored samples again, without a model (``--regrade``)."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
 from verl.math_eval.evaluation import Evaluation, evaluation_folders, load_evaluation, missing_samples, write_metrics
-from verl.math_eval.grades import graded, grading_settings
+from verl.math_eval.grades import graded_in_pieces, grading_settings
 from verl.math_eval.options import check_grading
 from verl.math_eval.report import report_over, write_report
-from verl.math_eval.samples import SETTINGS, SampleStore
-
-PIECE = 1000  # samples graded between two moves of the progress bar
+from verl.math_eval.samples import SETTINGS, Record, SampleStore, stored_settings
 
 
 def regrade(output_dir: str | Path, extraction: str, grader: str, n_sampling: int | None = None) -> list[Evaluation]:
@@ -39,7 +38,7 @@ def regrade(output_dir: str | Path, extraction: str, grader: str, n_sampling: in
 def regraded(folder: Path, grading: dict) -> Evaluation:
     """A stored evaluation, graded anew where it was graded under other settings."""
     paths = sorted(path.parent for path in folder.glob(f"*/{SETTINGS}"))
-    old = [path for path in paths if SampleStore.stored(path).settings["grading"] != grading]
+    old = [path for path in paths if stored_settings(path)["grading"] != grading]
     for path in old:
         _regrade_benchmark(path, grading)
     evaluation = load_evaluation(folder)
@@ -49,7 +48,7 @@ def regraded(folder: Path, grading: dict) -> Evaluation:
 
 
 def _regrade_benchmark(path: Path, grading: dict, n_sampling: int | None = None) -> None:
-    settings = {**SampleStore.stored(path).settings, "grading": grading}
+    settings = {**stored_settings(path), "grading": grading}
     if n_sampling is not None and settings["generation"]["sampling"]["temperature"] > 0:
         settings["asked"] = {**settings["asked"], "samples": n_sampling}
     store = SampleStore(path, settings).open()
@@ -59,13 +58,14 @@ def _regrade_benchmark(path: Path, grading: dict, n_sampling: int | None = None)
                 f"expected {settings['asked']['samples']} samples of each problem in {path}, found {missing} missing: "
                 "give a smaller --n_sampling, or draw them with the command that made the others"
             )
-        records = list(store.records.values())
-        again = []
-        with tqdm(total=len(records), desc=f"grading {path.name}", unit="sample") as bar:
-            for start in range(0, len(records), PIECE):
-                again += graded(records[start : start + PIECE], grading)
-                bar.update(len(again) - bar.n)
-        store.replace(again)
+        with tqdm(total=len(store.records), desc=f"grading {path.name}", unit="sample", mininterval=1.0) as bar:
+            store.replace(_counted(graded_in_pieces(store.records.values(), grading), bar))
         write_metrics(store)
     finally:
         store.close()
+
+
+def _counted(records: Iterable[Record], bar: tqdm) -> Iterator[Record]:
+    for record in records:
+        yield record
+        bar.update()

@@ -23,7 +23,7 @@ class Sampling:
             raise ValueError(f"expected max_tokens_per_call >= 1, found {self.max_new_tokens}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Request:
     """One sample to draw. (problem_id, sample) is its identity; seed is all the randomness it gets."""
 
