@@ -3,6 +3,7 @@
 
     python scripts/plan.py                 # the working tree
     python scripts/plan.py --at HEAD~20    # any commit
+    python scripts/plan.py --map           # every file with the first line of its docstring: where to look for what
 
 An arrow points from a file to one that it imports, at its top or inside a function. It points upwards unless it leads
 to a lower floor, or to a file of the same entry of FLOORS. Exit status 1 if there is a circle or an arrow upwards.
@@ -146,10 +147,27 @@ def report(files: Mapping[str, str]) -> tuple[str, bool]:
     return "\n".join(out), not round_trips and not rising
 
 
+def file_map(files: Mapping[str, str]) -> str:
+    """Every file that is not empty below the name of its folder, with the first line of its docstring."""
+    out: list[str] = []
+    for path in sorted(files, key=lambda path: (_folder(path), path)):
+        if files[path].strip():
+            heading = [f"\n{_folder(path)}/"] if f"\n{_folder(path)}/" not in out else []
+            first = (ast.get_docstring(ast.parse(files[path])) or "").partition("\n")[0]
+            out += [*heading, f"  {PurePosixPath(path).stem:<22} {first}"]
+    return "\n".join(out).strip()
+
+
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--at", metavar="COMMIT", help="read this commit instead of the working tree")
-    text, is_sound = report(sources(parser.parse_args(arguments).at))
+    parser.add_argument("--map", action="store_true", help="print every file with the first line of its docstring")
+    options = parser.parse_args(arguments)
+    files = sources(options.at)
+    if options.map:
+        print(file_map(files))
+        return 0
+    text, is_sound = report(files)
     print(text)
     return 0 if is_sound else 1
 
