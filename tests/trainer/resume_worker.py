@@ -17,7 +17,7 @@ import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 
-from verl.trainer.fsdp_dft_trainer import checkpoints
+from verl.trainer.fsdp_dft_trainer import checkpoints, run_folder
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
 from verl.trainer.fsdp_dft_trainer.settings import complete_config
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
@@ -128,11 +128,11 @@ def full_disk() -> dict:
     goes_on["left"] = sorted(path.name for path in (FOLDER / "full").iterdir())
     dcp.HuggingFaceStorageWriter.write_data = kept
 
-    flush = checkpoints._flush
-    checkpoints._flush = lambda folder: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+    flush = run_folder.flush
+    run_folder.flush = lambda folder: (_ for _ in ()).throw(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
     at_the_end = outcome("full-at-end")
     at_the_end["left"] = sorted(path.name for path in (FOLDER / "full-at-end").iterdir())
-    checkpoints._flush = flush
+    run_folder.flush = flush
     return {"goes_on": goes_on, "at_the_end": at_the_end}
 
 

@@ -13,10 +13,10 @@ import torch
 
 from verl.dft.metrics import token_sums
 from verl.trainer.fsdp_dft_trainer.bad_batches import trouble
-from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
 from verl.trainer.fsdp_dft_trainer.identity import differences
 from verl.trainer.fsdp_dft_trainer.progress import Progress, read, write
+from verl.trainer.fsdp_dft_trainer.run_folder import RunFolder
 from verl.trainer.fsdp_dft_trainer.run_log import _purge_behind
 from verl.trainer.fsdp_dft_trainer.settings import complete_config
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests, seconds_of
@@ -24,13 +24,11 @@ from verl.trainer.fsdp_dft_trainer.stopping import StopRequests, seconds_of
 # -------------------------------------------------------------------- the folder of checkpoints
 
 
-def folder_of(tmp_path: Path, *names: str, keep: int | None = None) -> Checkpoints:
-    made = object.__new__(Checkpoints)
-    made.folder, made.keep, made.mode, made.given, made.hdfs_folder = tmp_path, keep, "auto", None, None
+def folder_of(tmp_path: Path, *names: str, keep: int | None = None) -> RunFolder:
     for name in names:
         (tmp_path / name).mkdir()
         (tmp_path / name / "run.json").write_text(name)
-    return made
+    return RunFolder(tmp_path, keep)
 
 
 def names(folder: Path) -> list[str]:
@@ -39,21 +37,21 @@ def names(folder: Path) -> list[str]:
 
 def test_leftovers_of_a_killed_run_are_cleared(tmp_path):
     made = folder_of(tmp_path, "global_step_9", "global_step_10", ".partial_global_step_12", ".removed_global_step_8")
-    assert made._chosen() == tmp_path / "global_step_10"
-    made._clear_leftovers()
+    assert made.chosen("auto", None) == tmp_path / "global_step_10"
+    made.clear_leftovers()
     assert names(tmp_path) == ["global_step_10", "global_step_9"]
 
 
 def test_a_kill_between_two_renames_loses_no_checkpoint(tmp_path):
     made = folder_of(tmp_path, ".old_global_step_4", ".partial_global_step_4", ".old_global_step_2", "global_step_2")
-    made._clear_leftovers()
+    made.clear_leftovers()
     assert names(tmp_path) == ["global_step_2", "global_step_4"]
     assert (tmp_path / "global_step_4" / "run.json").read_text() == ".old_global_step_4"
 
 
 def test_a_newer_one_of_the_same_step_takes_the_name_when_it_is_complete(tmp_path):
     made = folder_of(tmp_path, "global_step_4", ".partial_global_step_4")
-    made._publish(tmp_path / ".partial_global_step_4", tmp_path / "global_step_4", Progress(step=4))
+    made.publish(tmp_path / ".partial_global_step_4", tmp_path / "global_step_4", Progress(step=4))
     assert names(tmp_path) == ["global_step_4", "latest_checkpointed_iteration.txt"]
     assert (tmp_path / "global_step_4" / "run.json").read_text() == ".partial_global_step_4"
 
@@ -62,7 +60,7 @@ def test_old_ones_go_only_behind_the_new_one_and_the_best_stays(tmp_path, monkey
     made = folder_of(tmp_path, *(f"global_step_{n}" for n in (2, 4, 6, 8)), ".partial_global_step_10", keep=2)
     kept, order = os.replace, []
     monkeypatch.setattr(os, "replace", lambda a, b: (order.append(Path(a).name), kept(a, b)))
-    made._publish(tmp_path / ".partial_global_step_10", tmp_path / "global_step_10", Progress(10, best_step=4))
+    made.publish(tmp_path / ".partial_global_step_10", tmp_path / "global_step_10", Progress(10, best_step=4))
     assert [name for name in names(tmp_path) if "global" in name] == [
         "global_step_10",
         "global_step_4",
@@ -73,13 +71,13 @@ def test_old_ones_go_only_behind_the_new_one_and_the_best_stays(tmp_path, monkey
 
 
 def test_a_second_run_in_the_same_folder_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr("verl.trainer.fsdp_dft_trainer.checkpoints.LOCK_SECONDS", 0.1)
+    monkeypatch.setattr("verl.trainer.fsdp_dft_trainer.run_folder.LOCK_SECONDS", 0.1)
     first, second = folder_of(tmp_path), folder_of(tmp_path)
-    first._take_lock()
+    first.take_lock()
     with pytest.raises(ValueError, match="another run writes to"):
-        second._take_lock()
+        second.take_lock()
     del first
-    second._take_lock()
+    second.take_lock()
 
 
 def test_a_checkpoint_of_another_kind_is_refused_by_name(tmp_path):
@@ -192,6 +190,7 @@ def test_a_reason_is_agreed_from_the_flags_of_all_ranks():
 ALONE = """
 import os, sys, time
 import torch.distributed as dist
+from verl.trainer.fsdp_dft_trainer.run_folder import RunFolder
 from verl.trainer.fsdp_dft_trainer.run_log import _purge_behind
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
 os.environ |= {"RANK": "0", "WORLD_SIZE": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "0"}
