@@ -161,7 +161,8 @@ def make_trainer(name: str, folder: Path, shape: dict[str, Any], made: list[dict
 
     from verl.dft.data.rows import TokenizedRows
     from verl.trainer.fsdp_dft_trainer.command_line import compose_config
-    from verl.trainer.fsdp_dft_trainer.settings import complete_config
+    from verl.trainer.fsdp_dft_trainer.settings import Launch, complete_config
+    from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
     from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer
 
     ids, mask = (torch.cat([row[key] for row in made]).numpy() for key in ("input_ids", "loss_mask"))
@@ -184,11 +185,11 @@ def make_trainer(name: str, folder: Path, shape: dict[str, Any], made: list[dict
             pass
 
     torch.distributed.init_process_group("gloo" if shape["device"] == "cpu" else "cpu:gloo,cuda:nccl")
-    config = complete_config(compose_config(_flags(name, folder, shape)), say=lambda text: None)
+    config = complete_config(compose_config(_flags(name, folder, shape)), Launch.of_torchrun(), say=lambda text: None)
     if verls_head(name):  # flags that this project's own command refuses
         config.model.use_fused_kernels = True
         config.model.fused_kernel_options = {"impl_backend": verls_head(name)}
-    return Bench(config)
+    return Bench(config, StopRequests())
 
 
 def verls_head(name: str) -> str | None:

@@ -12,8 +12,8 @@ from tiny_model import save_tiny_model
 from verl.dft import diagnose
 from verl.math_eval.backends.transformers_backend import TransformersBackend
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
-from verl.trainer.fsdp_dft_trainer.inputs import model_config
-from verl.trainer.fsdp_dft_trainer.settings import complete_config
+from verl.trainer.fsdp_dft_trainer.inputs import model_and_prompts
+from verl.trainer.fsdp_dft_trainer.settings import Launch, complete_config
 
 PROJECT = Path(__file__).parents[1]
 SOURCES = sorted(path for folder in ("verl", "examples") for path in (PROJECT / folder).rglob("*.py"))
@@ -97,7 +97,7 @@ def test_the_trainer_runs_no_code_of_a_models_folder(hostile_model, parquet_file
     config = compose_config(flags)
     assert config.model.trust_remote_code is False
     with pytest.raises(ValueError, match=r"expected a model and its tokenizer in model.partial_pretrain"):
-        model_config(complete_config(config, say=lambda text: None))
+        model_and_prompts(complete_config(config, Launch(), say=lambda text: None))
     assert not mark.exists()
 
 

@@ -16,7 +16,8 @@ from tiny_model import moved
 from verl.dft.loss.objectives import objective
 from verl.dft.metrics import summarize
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
-from verl.trainer.fsdp_dft_trainer.settings import complete_config
+from verl.trainer.fsdp_dft_trainer.settings import Launch, complete_config
+from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
 from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer
 
 
@@ -75,8 +76,10 @@ def main() -> None:
         folder = out / name
         local = [f"trainer.default_local_dir={folder}", "trainer.logger=[]", "trainer.resume_mode=disable"]
         torch.manual_seed(0)
-        config = complete_config(compose_config([*engine["flags"], *local]), say=lambda text: None)
-        trainer = DFTTrainer(config)
+        config = complete_config(
+            compose_config([*engine["flags"], *local]), Launch.of_torchrun(), say=lambda text: None
+        )
+        trainer = DFTTrainer(config, StopRequests())
         assert trainer.engine.fused, "the fused head must be the default"
         move_parameters(trainer.engine.module)
         folder.mkdir(parents=True, exist_ok=True)

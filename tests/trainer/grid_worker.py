@@ -14,7 +14,8 @@ from safetensors.torch import save_file
 from verl.utils.fsdp_utils import get_fsdp_full_state_dict
 
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
-from verl.trainer.fsdp_dft_trainer.settings import complete_config
+from verl.trainer.fsdp_dft_trainer.settings import Launch, complete_config
+from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
 from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer
 
 
@@ -25,7 +26,8 @@ def main() -> None:
         folder = out / f"{name}-{os.environ['WORLD_SIZE']}"
         local = [f"trainer.default_local_dir={folder}", "trainer.logger=[]", "checkpoint.save_contents=[model]"]
         torch.manual_seed(0)
-        trainer = DFTTrainer(complete_config(compose_config([*flags, *local]), say=lambda text: None))
+        config = complete_config(compose_config([*flags, *local]), Launch.of_torchrun(), say=lambda text: None)
+        trainer = DFTTrainer(config, StopRequests())
         trainer.fit()
         state = get_fsdp_full_state_dict(trainer.engine.module)
         if torch.distributed.get_rank() == 0:

@@ -19,7 +19,7 @@ import torch.distributed.checkpoint as dcp
 
 from verl.trainer.fsdp_dft_trainer import checkpoints, run_folder
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
-from verl.trainer.fsdp_dft_trainer.settings import complete_config
+from verl.trainer.fsdp_dft_trainer.settings import Launch, complete_config
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
 from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer, seed_everything
 
@@ -31,7 +31,7 @@ class Died(Exception):
     """As if the process were gone."""
 
 
-def trainer(out: str, *flags: str, model: str = "model") -> DFTTrainer:
+def trainer(out: str, *flags: str, model: str = "model", max_time: float | None = None) -> DFTTrainer:
     common = [
         f"data.train_files={FOLDER}/train.parquet",
         f"data.val_files={FOLDER}/val.parquet",
@@ -46,9 +46,9 @@ def trainer(out: str, *flags: str, model: str = "model") -> DFTTrainer:
         "trainer.logger=[]",
         "trainer.diagnose=false",
     ]
-    config = complete_config(compose_config([*common, *flags]), say=lambda text: None)
+    config = complete_config(compose_config([*common, *flags]), Launch.of_torchrun(), say=lambda text: None)
     seed_everything(config.trainer.seed)
-    return DFTTrainer(config)
+    return DFTTrainer(config, StopRequests(max_time))
 
 
 def outcome(out: str, *flags: str, model: str = "model") -> dict:
@@ -102,8 +102,7 @@ def pieces() -> dict:
 
 
 def stop_in_time() -> dict:
-    made = trainer("timed", *SAVES)
-    made.stop_requests = StopRequests(max_time=1e-9 if RANK == RANKS - 1 else None)
+    made = trainer("timed", *SAVES, max_time=1e-9 if RANK == RANKS - 1 else None)
     reason = made.fit()
     return {"reason": reason, "step": made.progress.step}
 

@@ -16,9 +16,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from tiny_model import CHAT_TEMPLATE, save_tiny_model
 from verl.dft.data.prompts import PromptFormat
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
-from verl.trainer.fsdp_dft_trainer.inputs import model_config
+from verl.trainer.fsdp_dft_trainer.inputs import model_and_prompts
 from verl.trainer.fsdp_dft_trainer.recipe import prompt_format
-from verl.trainer.fsdp_dft_trainer.settings import complete_config
+from verl.trainer.fsdp_dft_trainer.settings import Launch, complete_config
 
 PROJECT = Path(__file__).parents[2]
 MODULE = ["-m", "verl.trainer.fsdp_dft_trainer"]
@@ -209,15 +209,15 @@ def model_error(folder: Path) -> str:
     flags = [f"data.train_files={folder}/../rows.parquet", f"model.partial_pretrain={folder}"]
     pd.DataFrame([{"question": "a", "answer": "b"}]).to_parquet(folder.parent / "rows.parquet")
     with pytest.raises(ValueError) as error:
-        config = complete_config(compose_config(flags), say=lambda text: None)
-        prompt_format(config, model_config(config).tokenizer)
+        config = complete_config(compose_config(flags), Launch(), say=lambda text: None)
+        model_and_prompts(config)[1]
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 def test_folders_that_are_no_models_are_named(tmp_path, tiny_model):
     (tmp_path / "empty").mkdir()
-    assert "found no config.json there" in model_error(tmp_path / "empty")
+    assert "no config.json there" in model_error(tmp_path / "empty")
     shutil.copytree(tiny_model, tmp_path / "broken")
     (tmp_path / "broken" / "config.json").write_text("{")
     assert "expected a model and its tokenizer in model.partial_pretrain" in model_error(tmp_path / "broken")
@@ -238,8 +238,8 @@ def test_the_stop_token_is_stored_and_must_be_one_token(tiny_model, tmp_path):
 
     def stop(*flags: str):
         flags = (f"data.train_files={tmp_path}/rows.parquet", f"model.partial_pretrain={tiny_model}", *flags)
-        config = complete_config(compose_config(flags), say=lambda text: None)
-        return prompt_format(config, model_config(config).tokenizer).stop
+        config = complete_config(compose_config(flags), Launch(), say=lambda text: None)
+        return model_and_prompts(config)[1].stop
 
     assert stop() == ("<|endoftext|>",)
     assert stop("data.response_end='<|im_end|>'") == ("<|im_end|>",)
@@ -247,9 +247,9 @@ def test_the_stop_token_is_stored_and_must_be_one_token(tiny_model, tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     tokenizer.eos_token = None
     flags = (f"data.train_files={tmp_path}/rows.parquet", f"model.partial_pretrain={tiny_model}")
-    ended = complete_config(compose_config([*flags, "data.response_end='<|im_end|>'"]), say=lambda text: None)
+    ended = complete_config(compose_config([*flags, "data.response_end='<|im_end|>'"]), Launch(), say=lambda text: None)
     assert prompt_format(ended, tokenizer).stop == ("<|im_end|>",)
     with pytest.raises(ValueError, match="expected a tokenizer with an eos token, found none"):
-        prompt_format(complete_config(compose_config(flags), say=lambda text: None), tokenizer)
+        prompt_format(complete_config(compose_config(flags), Launch(), say=lambda text: None), tokenizer)
     with pytest.raises(ValueError, match="to be one token of the tokenizer, found 'END'"):
         stop("data.response_end=END")

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 
 from verl.trainer.fsdp_dft_trainer.command_line import REFUSED, alias_pairs, compose_config, help_text
 from verl.trainer.fsdp_dft_trainer.recipe import training_objective
-from verl.trainer.fsdp_dft_trainer.settings import complete_config
+from verl.trainer.fsdp_dft_trainer.settings import Launch, complete_config
 
 # The README of the original repository, section "Launch Training", as the shell hands it over.
 PAPER = r"""
@@ -152,14 +152,14 @@ def plain(config, key):
 
 
 def test_the_papers_command_line_is_the_papers_recipe():
-    config = complete_config(compose_config(PAPER_FLAGS), say=lambda text: None)
+    config = complete_config(compose_config(PAPER_FLAGS), Launch(), say=lambda text: None)
     assert {key: plain(config, key) for key in PAPER_RECIPE} == PAPER_RECIPE
     seen = {*PAPER_RECIPE, *alias_pairs().values(), "trainer.experiment_name", "model.use_liger"}
     assert {flag.split("=")[0] for flag in PAPER_FLAGS} <= seen
 
 
 def test_the_defaults_are_the_papers_recipe():
-    config = complete_config(compose_config(MINIMAL), say=lambda text: None)
+    config = complete_config(compose_config(MINIMAL), Launch(), say=lambda text: None)
     asked = ("optim.", "objective.", "data.train_batch", "data.max_length", "data.truncation", "trainer.total_epochs")
     for key, value in PAPER_RECIPE.items():
         if key.startswith(asked):
@@ -170,7 +170,7 @@ def test_the_defaults_are_the_papers_recipe():
 def test_what_the_machine_cannot_honour_is_said_once():
     said = []
     flags = ["model.use_liger=True", "model.strategy=fsdp", "model.fsdp_config.wrap_policy.min_num_params=9"]
-    config = complete_config(compose_config([*MINIMAL, *flags]), say=said.append)
+    config = complete_config(compose_config([*MINIMAL, *flags]), Launch(), say=said.append)
     assert config.model.use_liger is False and config.engine.strategy == "fsdp2"
     assert said == [
         "model.use_liger=True needs a GPU; training goes on without it.",
@@ -211,7 +211,7 @@ def test_verls_own_names_work():
             "+model.override_config.attn_implementation=eager",
         ]
     )
-    config = complete_config(config, say=lambda text: None)
+    config = complete_config(config, Launch(), say=lambda text: None)
     assert config.model.path == "org/name" and config.optim.lr_warmup_steps_ratio == 0.3
     assert config.engine.forward_prefetch is True and config.model.override_config.attn_implementation == "eager"
     assert list(config.data.train_files) == ["a.parquet", "b.parquet"]
@@ -251,17 +251,17 @@ def test_verls_own_names_work():
         ([*MINIMAL, "data.max_token_len_per_gpu=1024"], "to hold a row of data.max_length=2048"),
         ([*MINIMAL, "data.balance_dp_token=False"], "a mean per rank"),
         ([*MINIMAL, "model.strategy=ddp"], "fsdp or fsdp2; found 'ddp'"),
-        ([*MINIMAL, "optim.lr_scheduler=linear"], "cosine, constant or wsd; found 'linear'"),
+        ([*MINIMAL, "optim.lr_scheduler=polynomial"], "one of cosine, constant, wsd, linear; found 'polynomial'"),
         ([*MINIMAL, "model.fsdp_config.model_dtype=fp8"], "found 'fp8'"),
         ([*MINIMAL, "trainer.n_gpus_per_node=8"], "torchrun started 1"),
         ([*MINIMAL, "trainer.device=cuda"], "this machine offers cpu"),
         ([*MINIMAL, "model.fsdp_config.offload_params=True"], "contradicts cpu_offload=False"),
-        ([*MINIMAL, "model.partial_pretrain=/no/such/model"], "neither a folder nor a hub id"),
+        ([*MINIMAL, "model.partial_pretrain=/no/such/model"], "found no folder model.partial_pretrain=/no/such/model"),
     ],
 )
 def test_mistakes_get_one_sentence(flags, message):
     with pytest.raises(ValueError) as error:
-        complete_config(compose_config(flags), say=lambda text: None)
+        complete_config(compose_config(flags), Launch(), say=lambda text: None)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
 
@@ -282,41 +282,40 @@ def test_refused_flags_name_the_replacement(flag):
     ],
 )
 def test_checkpointing_has_one_setting_under_two_names(flags, kind):
-    config = complete_config(compose_config([*MINIMAL, *flags]), say=lambda text: None)
+    config = complete_config(compose_config([*MINIMAL, *flags]), Launch(), say=lambda text: None)
     assert config.model.activation_checkpointing == kind
 
 
 def test_options_of_an_objective_need_no_plus():
-    config = complete_config(compose_config([*MINIMAL, "objective.floor=0.1", "objective.full_weight_tokens=eos"]))
+    config = complete_config(
+        compose_config([*MINIMAL, "objective.floor=0.1", "objective.full_weight_tokens=eos"]), Launch()
+    )
     made = training_objective(config)
     assert dict(made.options) == {"floor": 0.1} and made.full_weight
 
 
-def test_the_batch_must_divide_by_the_ranks(monkeypatch):
-    monkeypatch.setenv("WORLD_SIZE", "3")
+def test_the_batch_must_divide_by_the_ranks():
     with pytest.raises(ValueError, match="a multiple of the 3 data-parallel ranks; found 256"):
-        complete_config(compose_config(MINIMAL), say=lambda text: None)
+        complete_config(compose_config(MINIMAL), Launch(3, 3), say=lambda text: None)
 
 
 @pytest.mark.parametrize(
     "flag, message",
     [("model.override_config.attn_implementation=sdpa", "silently changes"), ("use_remove_padding=false", "packed")],
 )
-def test_sequence_parallelism_that_would_not_be_exact_is_refused(monkeypatch, flag, message):
-    monkeypatch.setenv("WORLD_SIZE", "2")
+def test_sequence_parallelism_that_would_not_be_exact_is_refused(flag, message):
     flags = [*MINIMAL, "ulysses_sequence_parallel_size=2"]
-    complete_config(compose_config(flags), say=lambda text: None)
+    complete_config(compose_config(flags), Launch(2, 2), say=lambda text: None)
     with pytest.raises(ValueError, match=message):
-        complete_config(compose_config([*flags, flag]), say=lambda text: None)
+        complete_config(compose_config([*flags, flag]), Launch(2, 2), say=lambda text: None)
 
 
-def test_a_checkpoint_folder_given_as_model_gets_the_right_hint(tmp_path):
+def test_a_checkpoint_folder_given_as_model_is_its_exported_model(tmp_path):
     (tmp_path / "global_step_5" / "huggingface").mkdir(parents=True)
     (tmp_path / "global_step_5" / "huggingface" / "config.json").write_text("{}")
-    with pytest.raises(ValueError, match="It is a checkpoint folder: give .*huggingface"):
-        complete_config(
-            compose_config([*MINIMAL[:1], f"model.partial_pretrain={tmp_path}/global_step_5"]), say=lambda text: None
-        )
+    flags = ["data.train_files=hdfs://a.parquet", f"model.partial_pretrain={tmp_path}/global_step_5"]
+    config = complete_config(compose_config(flags), Launch(), say=lambda text: None)
+    assert config.model.path == str(tmp_path / "global_step_5" / "huggingface")
 
 
 def test_help_says_what_our_flags_mean_first_and_lists_verls_other_flags_as_they_are_typed():

@@ -18,7 +18,7 @@ from verl.trainer.fsdp_dft_trainer.identity import differences
 from verl.trainer.fsdp_dft_trainer.progress import Progress, read, write
 from verl.trainer.fsdp_dft_trainer.run_folder import RunFolder
 from verl.trainer.fsdp_dft_trainer.run_log import _purge_behind
-from verl.trainer.fsdp_dft_trainer.settings import complete_config
+from verl.trainer.fsdp_dft_trainer.settings import Launch, complete_config
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests, seconds_of
 
 # -------------------------------------------------------------------- the folder of checkpoints
@@ -240,5 +240,5 @@ def test_one_signal_is_a_request_and_a_second_ctrl_c_ends_the_process():
 def test_flags_that_cannot_be_meant_are_refused(flag, message, tiny_model, parquet_files):
     flags = [f"model.partial_pretrain={tiny_model}", f"data.train_files={parquet_files[0]}", flag]
     with pytest.raises(ValueError) as error:
-        complete_config(compose_config(flags), say=lambda text: None)
+        complete_config(compose_config(flags), Launch(), say=lambda text: None)
     assert message in str(error.value)

@@ -1,14 +1,12 @@
 """What is kept for the backward pass changes memory and never a number."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
 from tiny_model import save_tiny_model
 from verl.dft.model import activations, attention
-from verl.dft.model.engine import DFTEngine
+from verl.dft.model.engine import estimate_activations
 
 
 @pytest.fixture(scope="module")
@@ -99,8 +97,7 @@ def test_a_layer_that_cannot_be_tried_alone_costs_the_estimate_and_not_the_run(m
 
     handle = activations.layers_of(model)[0].register_forward_pre_hook(refuse)
     try:
-        engine = SimpleNamespace(compute_dtype=torch.bfloat16)
-        assert DFTEngine._estimate_activations(engine, model) == {}
+        assert estimate_activations(model, torch.bfloat16) == {}
     finally:
         handle.remove()
     assert "No estimate of the activations' memory (RuntimeError: not without a cache)." in capsys.readouterr().out

@@ -5,17 +5,19 @@ Sharding, packing, accumulation, clipping and checkpoints are verl's.
 """
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from tensordict import TensorDict
+from verl.trainer.config import CheckpointConfig
 from verl.utils import tensordict_utils as tu
 from verl.utils.device import get_device_id, get_device_name
 from verl.utils.torch_dtypes import PrecisionType
 from verl.utils.torch_functional import get_wsd_schedule_with_warmup
-from verl.workers.engine import EngineRegistry
+from verl.workers.config import FSDPEngineConfig, FSDPOptimizerConfig, HFModelConfig
 from verl.workers.engine.fsdp.transformer_impl import FSDPEngineWithLMHead
 
 from verl.dft.forecast import forecast_sums
@@ -32,7 +34,25 @@ from verl.dft.model.reference import Reference
 Score = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
 
-@EngineRegistry.register(model_type="language_model", backend=["fsdp", "fsdp2"], device="cpu")
+@dataclass(frozen=True)
+class EngineChoices:
+    """What a run chooses beyond verl's own configurations.
+
+    stop_token_id: the token that ends a response, for the statistics. full_weight_ids: the tokens that objectives with
+    full_weight train as SFT does. reference: an objective compares with the initial model. fused_head: the output layer
+    and the loss in one, without kept logits. activation_checkpointing: one of :data:`verl.dft.model.activations.KINDS`.
+    compile_layers: torch.compile each layer. schedule: of the learning rate: cosine, constant, wsd or linear.
+    """
+
+    stop_token_id: int
+    full_weight_ids: tuple[int, ...]
+    reference: bool = False
+    fused_head: bool = True
+    activation_checkpointing: str = "full"
+    compile_layers: bool = False
+    schedule: str = "cosine"
+
+
 class DFTEngine(FSDPEngineWithLMHead):
     """``forward_step`` = the loss of one micro-batch under a token objective.
 
@@ -40,71 +60,73 @@ class DFTEngine(FSDPEngineWithLMHead):
     each rank's sum over its target tokens is divided by the global count and multiplied by the number of ranks.
     """
 
-    stop_token_id: int = -1  # the token that ends a response, for the statistics
-    full_weight_ids: tuple[int, ...] = ()  # tokens that objectives with full_weight train as SFT does
-    wants_reference: bool = False  # whether an objective compares with the initial model
-    wants_fused_head: bool = True
     fused: bool = False  # whether the fused head is used
-    activation_checkpointing: str = "full"  # see verl.dft.model.activations
     activation_bytes: dict[str, float]  # per token and kind of checkpointing, on rank 0
-    compiles_layers: bool = False
-    forecasts: bool = False  # whether the sums of verl.dft.forecast are taken as well
     flops: ModelFlops
     reference: Reference
 
     # ---------------------------------------------------------------- construction
 
+    def __init__(
+        self,
+        model_config: HFModelConfig,
+        engine_config: FSDPEngineConfig,
+        optimizer_config: FSDPOptimizerConfig,
+        checkpoint_config: CheckpointConfig,
+        choices: EngineChoices,
+    ) -> None:
+        super().__init__(model_config, engine_config, optimizer_config, checkpoint_config)
+        check_heads(model_config.hf_config, self.ulysses_sequence_parallel_size)
+        self.choices = choices
+
     def initialize(self) -> None:
         """verl's construction, then the frozen model and the choice of the head."""
         super().initialize()
-        if self.wants_reference:
+        if self.choices.reference:
             self.reference = Reference(self.module if self._is_lora else self._frozen_copy(), self._is_lora)
         reason = self._reason_against_fusing()
         self.fused = reason is None
-        if reason and self.wants_fused_head and self.rank == 0:
+        if reason and self.choices.fused_head and self.rank == 0:
             print(f"The fused head is not used, because {reason}: logits will be kept in memory.", flush=True)
 
     def _build_module(self) -> torch.nn.Module:
         attention.register()
-        self._check_heads()
         module = super()._build_module()
         self.flops = ModelFlops.of(module, self.model_config.hf_config)  # before sharding hides the shapes
         if self.rank == 0:  # the only rank that holds numbers at this point
-            self.activation_bytes = self._estimate_activations(module)
-        activations.apply(module, self.activation_checkpointing)
-        if self.compiles_layers:
+            self.activation_bytes = estimate_activations(module, self.compute_dtype)
+        activations.apply(module, self.choices.activation_checkpointing)
+        if self.choices.compile_layers:
             for layer in activations.layers_of(module):
                 layer.compile(dynamic=True)
         return module
 
-    def _estimate_activations(self, module: torch.nn.Module) -> dict[str, float]:
-        """Bytes per token and kind; empty where the layers cannot be tried alone, which is no reason to stop."""
-        try:
-            return activations.bytes_per_token(module, self.compute_dtype, get_device_id())
-        except Exception as error:
-            reason = (str(error).splitlines() or [""])[0]
-            print(f"No estimate of the activations' memory ({type(error).__name__}: {reason}).", flush=True)
-            return {}
-
     def _build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         optim = self.optimizer_config
-        if optim.lr_scheduler_type != "wsd":
-            return super()._build_lr_scheduler(optimizer)
-        total, warmup = optim.total_training_steps, optim.lr_warmup_steps or 0
+        total, warmup, least = optim.total_training_steps, optim.lr_warmup_steps or 0, optim.min_lr_ratio or 0.0
         if warmup <= 0:
             warmup = int(optim.lr_warmup_steps_ratio * total)
-        return get_wsd_schedule_with_warmup(optimizer, warmup, total, min_lr_ratio=optim.min_lr_ratio or 0.0)
+        if self.choices.schedule == "wsd":
+            return get_wsd_schedule_with_warmup(optimizer, warmup, total, min_lr_ratio=least)
+        if self.choices.schedule == "linear":
+            return torch.optim.lr_scheduler.LambdaLR(optimizer, functools.partial(linear_share, warmup, total, least))
+        return super()._build_lr_scheduler(optimizer)
 
-    def _check_heads(self) -> None:
-        """Ulysses gives each rank an equal number of heads."""
-        config: Any = self.model_config.hf_config
-        shards, heads = self.ulysses_sequence_parallel_size, config.num_attention_heads
-        pairs = getattr(config, "num_key_value_heads", None) or heads
-        if heads % shards or (pairs % shards and shards % pairs):
-            raise ValueError(
-                f"expected ulysses_sequence_parallel_size={shards} to divide the model's {heads} attention heads, and "
-                f"to divide or be a multiple of its {pairs} key-value heads. Choose another size, or 1."
-            )
+    # ---------------------------------------------------------------- going on
+
+    def resume_at(self, step: int, scaler: Mapping[str, Any]) -> None:
+        """Set the schedule after ``step`` steps, skipped ones included, and fp16's loss scaler to ``scaler``."""
+        assert self.lr_scheduler is not None
+        self.lr_scheduler.last_epoch = step - 1
+        self.lr_scheduler.step()
+        if self.scaler is not None and scaler:
+            self.scaler.load_state_dict(dict(scaler))
+
+    def scaler_state(self) -> dict[str, Any]:
+        """For :meth:`resume_at`; empty except in fp16."""
+        return {} if self.scaler is None else self.scaler.state_dict()
+
+    # ---------------------------------------------------------------- the frozen model and the head
 
     def _frozen_copy(self) -> torch.nn.Module:
         """The initial model once more, sharded like the first, in the dtype of the products."""
@@ -120,7 +142,7 @@ class DFTEngine(FSDPEngineWithLMHead):
         return self._build_fsdp_module(module)
 
     def _reason_against_fusing(self) -> str | None:
-        if not self.wants_fused_head:
+        if not self.choices.fused_head:
             return "model.fused_head=false"
         if getattr(self, "scaler", None) is not None:
             return "in fp16 the loss must be scaled before gradients are rounded"
@@ -151,10 +173,10 @@ class DFTEngine(FSDPEngineWithLMHead):
         head = self._fused_loss if self.fused else self._plain_loss
         with self._autocast():
             loss, found = head(inputs, targets, loss_function, denominator / torch.distributed.get_world_size())
-        is_stop = targets.ids == self.stop_token_id
+        is_stop = targets.ids == self.choices.stop_token_id
         sums = token_sums(found["losses"], found["log_probs"], found["hits"], is_stop)
         metrics = {"sums": sums}
-        if self.forecasts:
+        if tu.get_non_tensor_data(micro_batch, "forecasts", False):
             metrics["forecast"] = forecast_sums(found["log_probs"], is_stop)
         return loss, {"loss": loss.detach(), "metrics": metrics}
 
@@ -217,7 +239,9 @@ class DFTEngine(FSDPEngineWithLMHead):
         """Those of the values the objective needs that no head computes on its way."""
         values: dict[str, torch.Tensor] = {}
         if loss_function.full_weight:
-            full = torch.tensor(self.full_weight_ids, dtype=targets.ids.dtype).to(targets.ids.device, non_blocking=True)
+            full = torch.tensor(self.choices.full_weight_ids, dtype=targets.ids.dtype).to(
+                targets.ids.device, non_blocking=True
+            )
             values["full_weight"] = torch.isin(targets.ids, full)
         if {"reference_log_probs", "sequence_log_ratio"} & set(loss_function.needs):
             assert score_reference is not None
@@ -233,3 +257,32 @@ class DFTEngine(FSDPEngineWithLMHead):
         if self.compute_dtype == torch.float32:
             return nullcontext()
         return torch.autocast(get_device_name(), dtype=self.compute_dtype)
+
+
+def linear_share(warmup: int, total: int, least: float, step: int) -> float:
+    """Share of the learning rate: up from 0 to 1 over ``warmup`` steps, then down to ``least`` at step ``total``."""
+    if step < warmup:
+        return step / warmup
+    left = max(0.0, (total - step) / max(1, total - warmup))
+    return least + (1 - least) * left
+
+
+def check_heads(shape: Any, shards: int) -> None:
+    """Raise ValueError unless Ulysses can give each of ``shards`` ranks an equal number of the model's heads."""
+    heads = shape.num_attention_heads
+    pairs = getattr(shape, "num_key_value_heads", None) or heads
+    if heads % shards or (pairs % shards and shards % pairs):
+        raise ValueError(
+            f"expected ulysses_sequence_parallel_size={shards} to divide the model's {heads} attention heads, and "
+            f"to divide or be a multiple of its {pairs} key-value heads. Choose another size, or 1."
+        )
+
+
+def estimate_activations(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, float]:
+    """Bytes per token and kind; empty where the layers cannot be tried alone, which is no reason to stop."""
+    try:
+        return activations.bytes_per_token(module, dtype, get_device_id())
+    except Exception as error:
+        reason = (str(error).splitlines() or [""])[0]
+        print(f"No estimate of the activations' memory ({type(error).__name__}: {reason}).", flush=True)
+        return {}

@@ -54,9 +54,7 @@ class Checkpoints:
         if not (path / run_file.FILE).is_file():
             raise ValueError(f"rank 0 resumes {path}, which rank {dist.get_rank()} does not see. {SHARE}")
         load_shards(self.engine, path, optimizer="optimizer" in self.load_contents)
-        _set_schedule(self.engine.lr_scheduler, progress.step)
-        if self.engine.scaler is not None and progress.scaler:
-            self.engine.scaler.load_state_dict(progress.scaler)
+        self.engine.resume_at(progress.step, progress.scaler)
         if dist.get_rank() == 0:
             print(f"Going on from {path}.", flush=True)
             self.folder.point_to_best(progress)
@@ -115,8 +113,7 @@ class Checkpoints:
         state: dict[str, torch.Tensor] = {}
         if "hf_model" in self.contents:
             state = full_state(engine.module)
-        if engine.scaler is not None:
-            progress.scaler = engine.scaler.state_dict()
+        progress.scaler = engine.scaler_state()
 
         def write_rest() -> None:
             if state:
@@ -141,9 +138,3 @@ class Checkpoints:
                     f"rank 0 writes to {self.folder.path}, which rank {dist.get_rank()} does not see. {SHARE}"
                 )
             time.sleep(0.5)
-
-
-def _set_schedule(scheduler: Any, step: int) -> None:
-    """The learning rate is a function of the number of steps alone, skipped ones included."""
-    scheduler.last_epoch = step - 1
-    scheduler.step()

@@ -4,6 +4,7 @@ Needs the data files and a model folder with configuration and tokenizer. WORLD_
 many ranks; torchrun sets it, and without torchrun it is 1.
 """
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator
 
@@ -17,10 +18,10 @@ from verl.workers.config import HFModelConfig
 from verl.dft.data.batches import TrainBatches
 from verl.dft.data.prompts import PromptFormat
 from verl.dft.data.rows import TokenizedRows, decoded_example
-from verl.trainer.fsdp_dft_trainer.inputs import model_config, tokenized_rows
+from verl.trainer.fsdp_dft_trainer.inputs import model_and_prompts, tokenized_rows
 from verl.trainer.fsdp_dft_trainer.memory import Memory, estimate
-from verl.trainer.fsdp_dft_trainer.recipe import prompt_format, training_objective
-from verl.trainer.fsdp_dft_trainer.settings import complete_config
+from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig, training_objective
+from verl.trainer.fsdp_dft_trainer.settings import Launch, complete_config
 
 Say = Callable[[str], None]
 
@@ -29,21 +30,21 @@ def dry_run(config: DictConfig, say: Say = print) -> None:
     """Print steps, tokens, micro-batches, memory and one row with its mask. Raises ValueError as a run would."""
     if os.environ.get("RANK", "0") != "0":
         return
-    ranks = int(os.environ.get("WORLD_SIZE", 1))
-    os.environ.setdefault("LOCAL_WORLD_SIZE", str(config.trainer.n_gpus_per_node or ranks))
-    config = complete_config(config, say)
-    model = model_config(config)
-    prompts = prompt_format(config, model.tokenizer)
+    launch = Launch.of_torchrun()
+    if "LOCAL_WORLD_SIZE" not in os.environ:
+        launch = dataclasses.replace(launch, local=config.trainer.n_gpus_per_node or launch.world)
+    ranks, completed = launch.world, complete_config(config, launch, say)
+    model, prompts = model_and_prompts(completed)
     say(f"Dry run for {ranks} rank(s): no weights are loaded, nothing is trained or written.")
-    if config.data.custom_cls.path:
+    if completed.data.custom_cls.path:
         say("The rows are those of data.custom_cls, which a dry run does not open.")
         several = True  # more likely than not
     else:
-        several = _tell_rows(config, model, prompts, ranks, say)
-    _tell_memory(estimate(config, model, training_objective(config), ranks, several), say)
+        several = _tell_rows(completed, model, prompts, ranks, say)
+    _tell_memory(estimate(completed, model, training_objective(completed), ranks, several), say)
 
 
-def _tell_rows(config: DictConfig, model: HFModelConfig, prompts: PromptFormat, ranks: int, say: Say) -> bool:
+def _tell_rows(config: CompletedConfig, model: HFModelConfig, prompts: PromptFormat, ranks: int, say: Say) -> bool:
     """Whether a rank needs several micro-batches for a step."""
     data = config.data
     rows, report = tokenized_rows(config, model, prompts, "data.train_files", data.train_max_samples)
@@ -65,7 +66,7 @@ def _tell_rows(config: DictConfig, model: HFModelConfig, prompts: PromptFormat, 
     return count > 1
 
 
-def _tell_steps(config: DictConfig, batches: TrainBatches, rows: TokenizedRows, say: Say) -> None:
+def _tell_steps(config: CompletedConfig, batches: TrainBatches, rows: TokenizedRows, say: Say) -> None:
     per_epoch, trainer = batches.steps_per_epoch, config.trainer
     steps = trainer.total_training_steps or per_epoch * trainer.total_epochs
     left_over = f"; each epoch leaves out {batches.left_over} rows that fill no batch" if batches.left_over else ""
@@ -86,7 +87,7 @@ def _tokens_of_steps(batches: TrainBatches, rows: TokenizedRows, steps: int) -> 
         yield int(lengths[chosen].sum()), int(targets[chosen].sum())
 
 
-def _micro_batches(config: DictConfig, lengths: np.ndarray) -> list[int]:
+def _micro_batches(config: CompletedConfig, lengths: np.ndarray) -> list[int]:
     """Tokens of each micro-batch that one rank's rows make, with the padding that they are given."""
     data = config.data
     if not data.use_dynamic_bsz:

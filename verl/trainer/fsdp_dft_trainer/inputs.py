@@ -15,11 +15,24 @@ from verl.workers.config import HFModelConfig
 from verl.dft.data.dataset import Report, check_files, tokenize_files
 from verl.dft.data.prompts import PromptFormat
 from verl.dft.data.rows import TokenizedRows
-from verl.trainer.fsdp_dft_trainer.recipe import needed_columns, row_format
+from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig, needed_columns, prompt_format, row_format
 
 
-def model_config(config: DictConfig) -> HFModelConfig:
-    """verl's model configuration, which loads configuration and tokenizer. Raises ValueError for what is no model."""
+def model_and_prompts(config: CompletedConfig) -> tuple[HFModelConfig, PromptFormat]:
+    """What of the model is read before its weights, and how it is asked.
+
+    The tokenizer gets the chat template in use, so that it is saved with the checkpoints.
+    Raises ValueError for what is no model, and for a format that it cannot have.
+    """
+    model = _model_config(config)
+    prompts = prompt_format(config, model.tokenizer)
+    if prompts.kind == "chat":
+        model.tokenizer.chat_template = prompts.template
+    return model, prompts
+
+
+def _model_config(config: DictConfig) -> HFModelConfig:
+    """verl's model configuration, which loads configuration and tokenizer."""
     own = only_fields_of_target(config.model)
     own.custom_chat_template = None  # a path or a name here; resolved by prompt_format()
     try:
@@ -42,7 +55,12 @@ def model_config(config: DictConfig) -> HFModelConfig:
 
 
 def tokenized_rows(
-    config: DictConfig, model: HFModelConfig, prompts: PromptFormat, flag: str, max_rows: int, progress: bool = True
+    config: CompletedConfig,
+    model: HFModelConfig,
+    prompts: PromptFormat,
+    flag: str,
+    max_rows: int,
+    progress: bool = True,
 ) -> tuple[TokenizedRows, Report]:
     """The rows of the files that ``flag`` (``data.train_files`` or ``data.val_files``) names, and what became of them.
 

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 from verl.utils.device import get_device_name, get_nccl_backend, get_torch_device
 
 from verl.dft.peers import meet, store_of_attempt, under_torchrun, watched
-from verl.trainer.fsdp_dft_trainer.settings import complete_config
+from verl.trainer.fsdp_dft_trainer.settings import Launch, complete_config
 from verl.trainer.fsdp_dft_trainer.stopping import STOP_FILE, StopRequests, die_with_torchrun, leave, seconds_of
 
 # A rank that waits longer than this for the others gives up. Tokenising a large data set is the longest wait.
@@ -29,20 +29,22 @@ def train(config: DictConfig) -> None:
     _be_a_world_of_one_without_torchrun()
     meet()
     say = _print_line if os.environ["RANK"] == "0" else _say_nothing
-    config = complete_config(config, say)
+    completed = complete_config(config, Launch.of_torchrun(), say)
     say(f"Starting {os.environ['WORLD_SIZE']} rank(s) on {get_device_name()}; verl's engine takes seconds to import.")
-    stop_file = Path(config.trainer.default_local_dir) / STOP_FILE
-    with watched(config.trainer.peer_timeout):
+    stop_file = Path(completed.trainer.default_local_dir) / STOP_FILE
+    with watched(completed.trainer.peer_timeout):
         _start_process_group()
 
         from verl.trainer.fsdp_dft_trainer.trainer import DFTTrainer, seed_everything
 
-        seed_everything(config.trainer.seed)  # the same on every rank: LoRA draws its matrices before they are sharded
-        trainer = DFTTrainer(config)
+        seed_everything(
+            completed.trainer.seed
+        )  # the same on every rank: LoRA draws its matrices before they are sharded
+        requests = StopRequests(seconds_of(completed.trainer.max_time), started)
+        trainer = DFTTrainer(completed, requests)
         if os.environ["RANK"] == "0":
             stop_file.unlink(missing_ok=True)
-        trainer.stop_requests = StopRequests(seconds_of(config.trainer.max_time), started)
-        trainer.stop_requests.listen()
+        requests.listen()
         reason = trainer.fit()
         torch.distributed.destroy_process_group()
     if reason is not None:

@@ -3,13 +3,16 @@
 import dataclasses
 import os
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NewType
 
 from omegaconf import DictConfig, ListConfig
 
 from verl.dft.data.dataset import RowFormat
 from verl.dft.data.prompts import PromptFormat, resolve_prompt_format
 from verl.dft.loss.objectives import Objective, objective
+
+# What settings.complete_config returns: resolved, checked, and with every automatic value filled in.
+CompletedConfig = NewType("CompletedConfig", DictConfig)
 
 
 def file_list(files: Any) -> list[str]:

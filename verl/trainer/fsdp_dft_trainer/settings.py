@@ -6,7 +6,7 @@ Every ValueError here says what was expected, what was found, and what to do.
 import importlib.util
 import os
 from collections.abc import Sequence
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,12 +15,29 @@ from verl.utils.device import get_device_name, is_device_available
 
 from verl.dft.data.dataset import check_files
 from verl.dft.model import activations, attention
+from verl.dft.model_folder import resolve_model
 from verl.trainer.fsdp_dft_trainer.progress import BEST_METRICS
-from verl.trainer.fsdp_dft_trainer.recipe import file_list, needed_columns, training_objective
+from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig, file_list, needed_columns, training_objective
 from verl.trainer.fsdp_dft_trainer.stopping import seconds_of
 
+# Of the learning rate; verl builds the first two.
+SCHEDULES = ("cosine", "constant", "wsd", "linear")
 
-def complete_config(config: DictConfig, say: Any = print) -> DictConfig:
+
+@dataclass(frozen=True)
+class Launch:
+    """world: ranks of the run. local: those of this machine."""
+
+    world: int = 1
+    local: int = 1
+
+    @classmethod
+    def of_torchrun(cls) -> "Launch":
+        """The one that torchrun wrote into this process's environment; alone without torchrun."""
+        return cls(int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+
+
+def complete_config(config: DictConfig, launch: Launch, say: Any = print) -> CompletedConfig:
     """A resolved copy with every automatic value filled in. ``say`` is told, once, what this machine cannot honour.
 
     Raises ValueError for values that contradict each other or this launch.
@@ -31,8 +48,8 @@ def complete_config(config: DictConfig, say: Any = print) -> DictConfig:
             raise ValueError(f"expected {flag}=..., found nothing. Give it on the command line.")
     with open_dict(config):
         _check_choices(config)
-        _check_launch(config)
-        _complete_batching(config)
+        _check_launch(config, launch)
+        _complete_batching(config, launch)
         _complete_precision(config)
         _complete_optimizer(config)
         _complete_model(config, say)
@@ -43,7 +60,7 @@ def complete_config(config: DictConfig, say: Any = print) -> DictConfig:
                 local = [file for file in config.data[flag] if not file.startswith("hdfs://")]
                 check_files(local, needed_columns(config), f"data.{flag}")
         config.trainer.default_local_dir = os.path.expanduser(config.trainer.default_local_dir)
-    return config
+    return CompletedConfig(config)
 
 
 def _check_choices(config: DictConfig) -> None:
@@ -57,9 +74,9 @@ def _check_choices(config: DictConfig) -> None:
         raise ValueError(f"expected data.pad_mode=no_padding, found {config.data.pad_mode}. Remove the flag.")
     if config.engine.strategy not in ("fsdp", "fsdp2"):
         raise ValueError(f"expected model.strategy to be fsdp or fsdp2; found {config.engine.strategy!r}")
-    if config.optim.lr_scheduler_type not in ("cosine", "constant", "wsd"):
+    if config.optim.lr_scheduler_type not in SCHEDULES:
         raise ValueError(
-            f"expected optim.lr_scheduler to be cosine, constant or wsd; found {config.optim.lr_scheduler_type!r}"
+            f"expected optim.lr_scheduler to be one of {', '.join(SCHEDULES)}; found {config.optim.lr_scheduler_type!r}"
         )
     fsdp = config.model.fsdp_config
     if fsdp.offload_params is not None and fsdp.offload_params != config.engine.offload_policy:
@@ -110,9 +127,8 @@ def _check_contents(contents: Sequence[str]) -> None:
         )
 
 
-def _check_launch(config: DictConfig) -> None:
-    world, local = int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1))
-    launched = {"n_gpus_per_node": local, "nnodes": world // local}
+def _check_launch(config: DictConfig, launch: Launch) -> None:
+    launched = {"n_gpus_per_node": launch.local, "nnodes": launch.world // launch.local}
     for flag, actual in launched.items():
         if config.trainer[flag] is not None and config.trainer[flag] != actual:
             raise ValueError(
@@ -123,16 +139,16 @@ def _check_launch(config: DictConfig) -> None:
     if device is not None and device != get_device_name():
         raise ValueError(f"trainer.device={device}, but this machine offers {get_device_name()}. Remove the flag.")
     config.trainer.device = get_device_name()
-    if world % config.engine.ulysses_sequence_parallel_size:
+    if launch.world % config.engine.ulysses_sequence_parallel_size:
         raise ValueError(
             f"expected the number of ranks to be a multiple of ulysses_sequence_parallel_size="
-            f"{config.engine.ulysses_sequence_parallel_size}; found {world} ranks."
+            f"{config.engine.ulysses_sequence_parallel_size}; found {launch.world} ranks."
         )
 
 
-def _complete_batching(config: DictConfig) -> None:
+def _complete_batching(config: DictConfig, launch: Launch) -> None:
     data, shards = config.data, config.engine.ulysses_sequence_parallel_size
-    replicas = int(os.environ.get("WORLD_SIZE", 1)) // shards
+    replicas = launch.world // shards
     if data.train_batch_size < 1 or data.train_batch_size % replicas:
         raise ValueError(
             f"expected data.train_batch_size to be a multiple of the {replicas} data-parallel ranks; "
@@ -180,18 +196,7 @@ def _complete_optimizer(config: DictConfig) -> None:
 
 def _complete_model(config: DictConfig, say: Any) -> None:
     model, on_cpu = config.model, get_device_name() == "cpu"
-    path = Path(os.path.expanduser(model.path))
-    looks_local = path.is_absolute() or model.path.startswith((".", "~")) or model.path.count("/") > 1
-    if path.is_dir() and not (path / "config.json").is_file():
-        inner = path / "huggingface"
-        hint = f" It is a checkpoint folder: give {inner}." if (inner / "config.json").is_file() else ""
-        raise ValueError(f"expected a model in model.partial_pretrain={model.path}, found no config.json there.{hint}")
-    if not path.exists() and looks_local:
-        raise ValueError(
-            f"model.partial_pretrain={model.path} is neither a folder nor a hub id like Qwen/Qwen2.5-0.5B."
-        )
-    if path.exists():
-        model.path = str(path)
+    model.path = resolve_model(model.path, "model.partial_pretrain")
     if model.use_liger and on_cpu:
         say("model.use_liger=True needs a GPU; training goes on without it.")
         model.use_liger = False

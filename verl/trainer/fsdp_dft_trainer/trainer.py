@@ -8,10 +8,8 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig
 from tensordict import TensorDict
 from tqdm import tqdm
-from verl.trainer.sft_trainer import SFTTrainer
 from verl.utils import tensordict_utils as tu
 from verl.utils.config import omega_conf_to_dataclass
 from verl.utils.dataset.dataset_utils import DatasetPadMode, SFTTensorCollator
@@ -22,34 +20,32 @@ from verl.dft.data.batches import TrainBatches, validation_batches
 from verl.dft.data.rows import TokenizedRows, decoded_example, share_within_node
 from verl.dft.forecast import short_form
 from verl.dft.metrics import SUMS, summarize
-from verl.dft.model.engine import DFTEngine
+from verl.dft.model.engine import DFTEngine, EngineChoices
 from verl.trainer.fsdp_dft_trainer.bad_batches import BadBatches, trouble
 from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints
 from verl.trainer.fsdp_dft_trainer.identity import run_identity
-from verl.trainer.fsdp_dft_trainer.inputs import model_config, only_fields_of_target, tokenized_rows
-from verl.trainer.fsdp_dft_trainer.recipe import prompt_format, training_objective
+from verl.trainer.fsdp_dft_trainer.inputs import model_and_prompts, only_fields_of_target, tokenized_rows
+from verl.trainer.fsdp_dft_trainer.memory import tokens_at_once
+from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig, training_objective
 from verl.trainer.fsdp_dft_trainer.run_log import RunLog
 from verl.trainer.fsdp_dft_trainer.stopping import StopRequests
 
 UNKNOWN_STOP_TOKEN = 0.01  # mean probability under which the trainer warns
 
 
-class DFTTrainer(SFTTrainer):
+class DFTTrainer:
     """Fine-tunes a causal language model under a token objective, on verl's FSDP engine.
 
-    The parent's construction order is kept; its loop is not: ``fit`` here validates every row with equal weight per
-    token, resumes at the right epoch, and reduces its metrics as sums. Needs an initialised process group and a
-    configuration from :func:`~verl.trainer.fsdp_dft_trainer.settings.complete_config`.
+    ``fit`` validates every row with equal weight per token, resumes at the right epoch, and reduces its metrics as
+    sums. Needs an initialised process group. stop_requests: what may end the run early.
     """
 
-    engine: DFTEngine
-
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, config: CompletedConfig, stop_requests: StopRequests) -> None:
         self.config = config
         self.rank = dist.get_rank()
         self.device_name = config.trainer.device
         self.objective = training_objective(config)
-        self.stop_requests = StopRequests()
+        self.stop_requests = stop_requests
         self._build_config()
         self._build_dataset()
         self._build_engine()
@@ -58,29 +54,22 @@ class DFTTrainer(SFTTrainer):
         self._build_ckpt_handler()
         self.progress = self.checkpoints.resume()
 
-    # ---------------------------------------------------------------- construction, in the parent's order
+    # ---------------------------------------------------------------- construction
 
     def _build_config(self) -> None:
-        # verl's dataclass knows two schedules; the engine builds the third from verl's own function.
-        wsd = self.config.optim.lr_scheduler_type == "wsd"
-        optim = self.config.optim.copy()
-        if wsd:
-            optim.lr_scheduler_type = "constant"
-        self.model_config = model_config(self.config)
+        optim = only_fields_of_target(self.config.optim)
+        if optim.lr_scheduler_type not in ("cosine", "constant"):  # all that verl's dataclass knows
+            optim.lr_scheduler_type = "constant"  # the engine builds the others itself, by EngineChoices.schedule
+        self.model_config, self.prompt_format = model_and_prompts(self.config)
         self.engine_config = omega_conf_to_dataclass(only_fields_of_target(self.config.engine))
-        self.optimizer_config = omega_conf_to_dataclass(only_fields_of_target(optim))
+        self.optimizer_config = omega_conf_to_dataclass(optim)
         self.checkpoint_config = omega_conf_to_dataclass(self.config.checkpoint)
-        if wsd:
-            self.optimizer_config.lr_scheduler_type = "wsd"
         self.tokenizer = self.model_config.tokenizer
-        self.prompt_format = prompt_format(self.config, self.tokenizer)
-        if self.prompt_format.kind == "chat":
-            self.tokenizer.chat_template = self.prompt_format.template  # saved with the checkpoints
 
     def _build_dataset(self) -> None:
         data = self.config.data
         self.train_dataset = self._dataset(data.train_files, "data.train_files", data.train_max_samples)
-        self.val_dataset = (
+        self.val_dataset: Any = (
             self._dataset(data.val_files, "data.val_files", data.val_max_samples) if data.val_files else None
         )
         if self.rank == 0 and isinstance(self.train_dataset, TokenizedRows):
@@ -112,13 +101,19 @@ class DFTTrainer(SFTTrainer):
     def _build_engine(self) -> None:
         self.model_config.model_type = "language_model"
         self.engine_config.use_remove_padding = self.model_config.use_remove_padding
-        self.engine = DFTEngine(self.model_config, self.engine_config, self.optimizer_config, self.checkpoint_config)
-        (self.engine.stop_token_id,) = self.tokenizer(self.prompt_format.stop[0], add_special_tokens=False)["input_ids"]
-        self.engine.full_weight_ids = (self.engine.stop_token_id, *self.tokenizer.all_special_ids)
-        self.engine.wants_reference = self.objective.needs_reference
-        self.engine.wants_fused_head = self.config.model.fused_head
-        self.engine.activation_checkpointing = self.config.model.activation_checkpointing
-        self.engine.compiles_layers = self.config.model.compile_layers
+        (stop,) = self.tokenizer(self.prompt_format.stop[0], add_special_tokens=False)["input_ids"]
+        choices = EngineChoices(
+            stop_token_id=stop,
+            full_weight_ids=(stop, *self.tokenizer.all_special_ids),
+            reference=self.objective.needs_reference,
+            fused_head=self.config.model.fused_head,
+            activation_checkpointing=self.config.model.activation_checkpointing,
+            compile_layers=self.config.model.compile_layers,
+            schedule=self.config.optim.lr_scheduler_type,
+        )
+        self.engine = DFTEngine(
+            self.model_config, self.engine_config, self.optimizer_config, self.checkpoint_config, choices
+        )
 
     def _build_dataloader(self) -> None:
         known = isinstance(self.train_dataset, TokenizedRows)
@@ -193,9 +188,9 @@ class DFTTrainer(SFTTrainer):
         """
         started = time.perf_counter()
         seed_everything(self.config.trainer.seed, step, self.rank)  # so that dropout needs no state to resume
-        batch = self._batch([self.train_dataset[i] for i in self.batches.rows(step)])
+        forecasts = step == 1 and self.config.trainer.diagnose
+        batch = self._batch([self.train_dataset[i] for i in self.batches.rows(step)], forecasts=forecasts)
         lr = self.engine.lr_scheduler.get_last_lr()[0]
-        self.engine.forecasts = step == 1 and self.config.trainer.diagnose
         lengths = _tokens_and_squares(batch) / self.engine.ulysses_sequence_parallel_size  # each rank of a group counts
         with self.engine.train_mode():
             self.engine.optimizer_zero_grad()
@@ -225,7 +220,7 @@ class DFTTrainer(SFTTrainer):
             metrics["skipped"] = self.progress.skipped
         if step == 1:
             self._warn_of_unknown_stop_token(metrics["stop_p"])
-        if self.engine.forecasts and what is None:
+        if forecasts and what is None:
             self._tell_forecast(output["forecast"])
         return {f"train/{name}": value for name, value in metrics.items()}
 
@@ -300,10 +295,9 @@ class DFTTrainer(SFTTrainer):
             print(f"Before the first update, on its batch: {short_form(total)}", flush=True)
 
     def _tell_activation_memory(self) -> None:
-        data, sizes = self.config.data, self.engine.activation_bytes
+        sizes, tokens = self.engine.activation_bytes, tokens_at_once(self.config)
         if not sizes:
             return
-        tokens = data.max_token_len_per_gpu if data.use_dynamic_bsz else data.micro_batch_size_per_gpu * data.max_length
         told = ", ".join(f"{kind} {size * tokens / 2**20:,.1f} MiB" for kind, size in sizes.items())
         print(
             f"Activations of the layers for {tokens} tokens, by model.activation_checkpointing: {told}. "
