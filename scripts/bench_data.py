@@ -30,7 +30,7 @@ ROWS = 859_494
 LIMITS = {"seconds": 20 * 60, "gib": 4.0}
 WORDS = 20_000
 FRENCH = "Trouver tous les entiers positifs tels que la somme des carrés soit divisible par le produit des nombres {}."
-# One row in so many; the rest is clean. The shares are made up: each filter must have
+# One row in N; the rest is clean. The shares are made up: each filter must have
 # work to do.
 PLANTS = {"exact": 50, "near": 50, "benchmark": 1000, "no box": 20, "french": 100, "no text": 500}
 

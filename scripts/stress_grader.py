@@ -117,7 +117,7 @@ def run(grades: int, repeated: bool) -> dict[str, Any]:
 
 
 def kill(seconds: float = 3.0) -> dict[str, Any]:
-    """Bombs handed to the workers behind the back of the limits: each must end at the deadline, or its process die."""
+    """Bombs handed to the workers past the limits: each must end at the deadline, or its process die."""
     ends: list[str] = []
     spent: list[float] = []
     for raw in ("99999999!", "9^{9^{9^{9}}}", "\\binom{999999999}{499999999}", "2^{100000000000}", "(x+y+z+w)^{5000}"):

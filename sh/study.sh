@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # A study in miniature: SFT, DFT and other objectives on models trained from scratch, 3 seeds each (docs/study.md).
 #   bash sh/study.sh                 the same command again goes on where it was stopped
-#   DRY_RUN=1 bash sh/study.sh       prints every command that stands behind it
+#   DRY_RUN=1 bash sh/study.sh       prints every command that it is made of
 #   STUDY_SCALE=smoke OUT=/tmp/smoke bash sh/study.sh      the machinery in a minute: one seed, two steps of training
 # Hardware: 2 CPU cores (JOBS=... processes at a time). Time: 38 CPU minutes for all 126 models, measured on a machine that
 # did other work; that is about 20 minutes on two cores of their own.

@@ -24,7 +24,7 @@ from typing import Any
 N, OVERLAP = 8, 0.7
 SHORT = 80  # letters and digits; questions below it follow the rule for short ones
 SHORT_N, SHORT_OVERLAP = 4, 0.5
-VERBATIM = 20  # a short question of at least so many letters and digits also counts when it stands whole in another
+VERBATIM = 20  # a short question of at least this many letters and digits also counts when it stands whole in another
 
 _LAYOUT = re.compile(
     r"\\(?:[hv]space\*?\s*\{[^{}]*\}"

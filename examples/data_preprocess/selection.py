@@ -20,7 +20,7 @@ class Rules:
 
     keep: "correct", all of them; "shortest", the ones of fewest tokens; "best-n", first those that stopped by
         themselves, then those with their answer in a box, then the shortest.
-    max_per_question: at most so many rows; None: no limit, with "shortest" 1. With "correct" a seeded draw.
+    max_per_question: at most N rows; None: no limit, with "shortest" 1. With "correct" a seeded draw.
     pass_rate: questions solved less or more often than that are left out.
     drop_truncated: leave out samples that were cut at the token limit though their answer was right.
     drop_duplicates: of samples with one text (blanks aside) keep the first.

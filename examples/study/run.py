@@ -147,7 +147,7 @@ def _read(path: Path) -> dict[str, Any] | None:
 
 
 def print_commands(scale: Scale, out: Path) -> None:
-    """Every command that stands behind the study, for a shell."""
+    """Every command that the study is made of, for a shell."""
 
     def show(*words: str) -> None:
         print(shlex.join(["python", *words]))

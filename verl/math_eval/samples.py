@@ -104,7 +104,7 @@ class SampleStore:
             self._lock = None
 
     def append(self, records: Iterable[Record]) -> None:
-        """Write finished samples behind the others."""
+        """Append finished samples to the file."""
         with self.path.open("a", encoding="utf-8") as file:
             for record in records:
                 self._end = _write(file, record, self.records, self._end)

@@ -284,5 +284,5 @@ def test_a_file_that_ends_in_the_middle_is_named(tmp_path):
     pq.write_table(pa.table({"question": text, "answer": text}), file, compression="zstd")
     whole = file.read_bytes()
     file.write_bytes(whole[:1000] + bytes(20_000) + whole[21_000:])
-    with pytest.raises(ValueError, match=r"rows\.parquet(, row \d+:| cannot be read behind row \d+) "):
+    with pytest.raises(ValueError, match=r"rows\.parquet(, row \d+:| cannot be read after row \d+) "):
         tokenize_files([str(file)], row_format(), TOKENIZER, "data", progress=False)

@@ -40,9 +40,9 @@ def test_common_models_can_be_fused(config, tied):
 @pytest.mark.parametrize(
     "config, changes, reason",
     [
-        (Gemma2Config, {"final_logit_softcapping": 30.0}, "changed behind"),
-        (GraniteConfig, {"logits_scaling": 8.0}, "changed behind"),
-        (CohereConfig, {"logit_scale": 0.0625}, "changed behind"),
+        (Gemma2Config, {"final_logit_softcapping": 30.0}, "changed after"),
+        (GraniteConfig, {"logits_scaling": 8.0}, "changed after"),
+        (CohereConfig, {"logit_scale": 0.0625}, "changed after"),
         (PhiConfig, {}, "has a bias"),
     ],
 )

@@ -53,7 +53,7 @@ class ControlTokens:
         return value
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
-        """The ids of each text, with nothing put in front or behind."""
+        """The ids of each text, with nothing put before or after it."""
         plain = ["" if MARK in text else text for text in texts]
         encoded = self.tokenizer(plain, add_special_tokens=False)["input_ids"] if plain else []
         return [self._encode_hidden(text) if MARK in text else ids for text, ids in zip(texts, encoded, strict=True)]

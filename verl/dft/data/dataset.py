@@ -97,7 +97,7 @@ def check_files(files: Sequence[str], columns: Mapping[str, str], flag: str) -> 
 def tokenize_files(
     files: Sequence[str], row_format: RowFormat, tokenizer: Any, name: str, max_rows: int = -1, progress: bool = True
 ) -> tuple[TokenizedRows, Report]:
-    """Tokenise every row of the files, in order. ``max_rows``: only the first so many, -1 for all.
+    """Tokenise every row of the files, in order. ``max_rows``: only the first N, -1 for all.
 
     Raises ValueError that names file and row for what is no text, no conversation, or cannot be tokenised as such.
     """
@@ -217,7 +217,7 @@ def _conversation(row: Mapping[str, Any], row_format: RowFormat, tokenizer: Any)
                 f"the chat template rewrites earlier turns when a conversation goes on (assistant message {turn}), "
                 "so no mask can mark what was said. Use a template that only appends."
             )
-        end = len(after.rstrip())  # a newline behind the end-of-turn token is the template's, never generated
+        end = len(after.rstrip())  # a newline after the end-of-turn token is the template's, never generated
         segments += [(whole[done : len(before)], False), (whole[len(before) : end], True)]
         done = end
     if not segments:

@@ -34,7 +34,7 @@ def rows_of_files(files: Sequence[str], columns: Collection[str]) -> Iterator[tu
             try:
                 batch = next(batches, None)
             except (pa.ArrowException, OSError) as error:
-                raise ValueError(f"{file} cannot be read behind row {index} ({str(error).splitlines()[0]})") from error
+                raise ValueError(f"{file} cannot be read after row {index} ({str(error).splitlines()[0]})") from error
             if batch is None:
                 break
             for row in _python_values(batch, (file, index)):

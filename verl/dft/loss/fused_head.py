@@ -248,7 +248,7 @@ class _Multiply:
         self.pitch = len(weight) + (-len(weight) % row_multiple if row_multiple else 0)
 
     def memory(self, rows: int) -> torch.Tensor:
-        """What :meth:`logits` of up to so many rows are written to."""
+        """What :meth:`logits` of at most ``rows`` rows are written to."""
         numbers = rows * self.pitch if self.by_rows else len(self.weight) * (rows + -rows % CPU_ROW_BLOCK)
         memory = torch.empty(numbers, dtype=_wide(self.dtype), device=self.weight.device)
         prefer_large_pages(memory)

@@ -214,7 +214,7 @@ def _parameters(name: str, function: Callable[..., torch.Tensor]) -> tuple[tuple
     if unknown:
         raise ValueError(
             f"objective {name!r} asks for {', '.join(unknown)}; it may ask for {', '.join(TOKEN_VALUES)}. Options must "
-            "be keyword-only parameters, behind a *."
+            "be keyword-only parameters, after a *."
         )
     return tuple(positional[1:]), options
 

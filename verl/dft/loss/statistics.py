@@ -77,7 +77,7 @@ def _logit_gap(sums: RowSums) -> torch.Tensor:
     return sums.of_target - sums.largest_other
 
 
-# The statistics that follow from the sums, and those that follow from so many largest logits.
+# The statistics that follow from the sums, and those that follow from the N largest logits.
 FROM_SUMS: dict[str, Callable[[RowSums], torch.Tensor]] = {
     "entropy": _entropy,
     "sum_of_squares": _sum_of_squares,

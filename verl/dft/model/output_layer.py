@@ -34,7 +34,7 @@ def reading(layer: torch.nn.Linear, reader: Reader) -> Iterator[None]:
 def reason_against_fusing(module: torch.nn.Module, device: torch.device | str | int) -> str | None:
     """Why ``module``'s logits are something else than ``hidden @ weight^T``; None where they are that.
 
-    Runs the model on two tokens (on all ranks together): what a model does to its logits behind the output layer,
+    Runs the model on two tokens (on all ranks together): what a model does to its logits after the output layer,
     such as a soft cap or a scale, shows there whatever it is called.
     """
     layer = output_layer(module)
@@ -55,5 +55,5 @@ def reason_against_fusing(module: torch.nn.Module, device: torch.device | str | 
         logits = module(input_ids=ids, position_ids=torch.tensor([[0, 1]], device=device), use_cache=False).logits
     module.train(was_training)
     if len(seen) != 1 or not torch.equal(seen[0].to(logits.dtype), logits):
-        return "its logits are changed behind the output layer"
+        return "its logits are changed after the output layer"
     return None

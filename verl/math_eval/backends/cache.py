@@ -13,7 +13,7 @@ class RoomyLayer(DynamicLayer):
     room: tuple[torch.Tensor, torch.Tensor] | None = None
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *args, **kwargs):
-        """Write new keys and values behind those that are there, and return all of them."""
+        """Append new keys and values to those that are there, and return all of them."""
         if not self.is_initialized:
             return super().update(key_states, value_states, *args, **kwargs)
         assert self.keys is not None and self.values is not None

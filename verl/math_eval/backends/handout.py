@@ -10,7 +10,7 @@ from verl.math_eval.requests import Completion, Request
 Piece = list[Request]  # requests that are handed out together
 Worker = TypeVar("Worker", bound=Hashable)
 
-DEATHS_OF_A_SAMPLE = 3  # a sample that was under way at so many deaths is taken for their cause
+DEATHS_OF_A_SAMPLE = 3  # a sample that was under way at that many deaths is taken for their cause
 
 
 def take(queue: deque[Piece], under_way: int, slots: int) -> list[Piece]:
@@ -48,7 +48,7 @@ class Handout(Generic[Worker]):
         self.held[worker] = [piece for piece in left if piece]
 
     def died(self, worker: Worker) -> int:
-        """The others do this worker's work, which is so many requests.
+        """Give this worker's requests to the others; how many there are.
 
         Raises ConnectionError when no worker is left, or when one sample seems to be what they die over.
         """

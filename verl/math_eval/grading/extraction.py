@@ -190,7 +190,7 @@ def _after_marker(text: str) -> str:
 
 
 def _first_statement(line: str) -> str:
-    """What a line says after "the answer is": its formula, or its first sentence without the words behind a number."""
+    """What a line says after "the answer is": its formula, or its first sentence without the words after a number."""
     line = _HEDGE.sub("", line, count=1)
     if (reason := _REASON.search(line)) and "$" not in line[reason.start() :]:
         line = line[: reason.start()]
@@ -214,7 +214,7 @@ def _first_statement(line: str) -> str:
 
 
 def _later_sentence_counts(rest: str) -> bool:
-    """Whether a sentence of its own behind the last formula has a number: that is the answer then."""
+    """Whether a sentence of its own after the last formula has a number: that is the answer then."""
     end = re.match(r"\s*(?=[A-Z][a-z])", rest) or _SENTENCE_END.search(rest)
     return end is not None and bool(_last_number(rest[end.end() :]))
 

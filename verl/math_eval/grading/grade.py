@@ -40,7 +40,7 @@ class Grade:
 def grade_many(pairs: Sequence[tuple[str, str]], mode: str = "lenient", seconds: float = SECONDS) -> list[Grade]:
     """One grade per (model text, gold answer), in order. Equal (answer, gold) pairs are compared once.
 
-    mode: "strict" accepts an answer in a box or behind a marker only, "lenient" also a text that is nothing but an
+    mode: "strict" accepts an answer in a box or after a marker only, "lenient" also a text that is nothing but an
         answer, the last formula, or the last number.
     """
     if mode not in MODES:

@@ -78,7 +78,7 @@ _WORD_CALL = re.compile(
 _CHOOSE = re.compile(r"\{([^{}]*)\\choose(?![a-z])([^{}]*)\}")
 _OVER = re.compile(r"\{([^{}]*)\\over(?![a-z])([^{}]*)\}")
 _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1,6})(?![\d.a-zA-Z])")
-# Commands with two backslashes, as they stand in JSON; behind a third one it is the end of a row.
+# Commands with two backslashes, as they stand in JSON; after a third one it is the end of a row.
 _ESCAPED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|left|right|pi|infty|[lg]eq?|cdot|times|pm|cup|text|circ)(?![a-z]))"
 )

@@ -38,7 +38,7 @@ def trouble(sums: torch.Tensor, grad_norm: float | None = None) -> str | None:
 class BadBatches:
     """Counts the steps that were left out, and ends the run where there are too many.
 
-    skips: ``trainer.on_nonfinite=skip``. limit: ``trainer.max_nonfinite``, so many in a row end the run.
+    skips: ``trainer.on_nonfinite=skip``. limit: ``trainer.max_nonfinite``, how many in a row end the run.
     """
 
     def __init__(self, trainer: DictConfig) -> None:

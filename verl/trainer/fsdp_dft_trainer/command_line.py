@@ -80,7 +80,7 @@ def alias_pairs() -> dict[str, str]:
 def help_text() -> str:
     """All flags with their defaults: ours with what they mean, and below them the others that verl has."""
     written = (CONFIG_DIR / f"{CONFIG_NAME}.yaml").read_text(encoding="utf-8")
-    ours = written[written.index("\nobjective:") :]  # behind Hydra's own keys
+    ours = written[written.index("\nobjective:") :]  # after Hydra's own keys
     explained = {name for name, _ in _leaves(OmegaConf.to_container(OmegaConf.create(written)))}
     with initialize_config_dir(str(CONFIG_DIR), version_base=None):
         defaults = dict(_leaves(OmegaConf.to_container(compose(CONFIG_NAME), resolve=False)))

@@ -64,7 +64,7 @@ def tokenized_rows(
 ) -> tuple[TokenizedRows, Report]:
     """The rows of the files that ``flag`` (``data.train_files`` or ``data.val_files``) names, and what became of them.
 
-    max_rows: only the first so many, -1 for all. Raises ValueError for files and rows that cannot be trained on, and
+    max_rows: only the first N, -1 for all. Raises ValueError for files and rows that cannot be trained on, and
     for a tokenizer that writes tokens the model does not know.
     """
     files = [copy_to_local(file, use_shm=config.data.use_shm) for file in OmegaConf.select(config, flag)]

@@ -37,7 +37,7 @@ class Progress:
         self.skipped_in_a_row = self.skipped_in_a_row + 1 if was_skipped else 0
 
     def note_validation(self, metrics: dict[str, float], metric: str | None, patience: int | None) -> bool:
-        """Whether this is the best validation so far; sets ``ended`` after ``patience`` that were not in a row."""
+        """Whether this is the best validation so far; sets ``ended`` after ``patience`` in a row that were not."""
         if metric is None:
             return False
         value = metrics[f"val/{metric}"]

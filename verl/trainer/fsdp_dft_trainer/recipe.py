@@ -53,14 +53,14 @@ def prompt_format(config: DictConfig, tokenizer: Any) -> PromptFormat:
 
 
 def _end_of_turn(prompts: PromptFormat, tokenizer: Any) -> str:
-    """What a chat template writes behind an assistant's words, blanks at the end aside."""
+    """What a chat template writes after an assistant's words, blanks at the end aside."""
     if prompts.kind != "chat":
         raise ValueError(f"data.multiturn.enable needs a chat template; found the plain prompt type {prompts.name}.")
     turn = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
     end = prompts.render(turn, tokenizer, add_generation_prompt=False).rpartition("2")[2].rstrip()
     if not end:
         raise ValueError(
-            "the chat template writes nothing behind an assistant's turn, so no model could learn to stop."
+            "the chat template writes nothing after an assistant's turn, so no model could learn to stop."
         )
     return end
 

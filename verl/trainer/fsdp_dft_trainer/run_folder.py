@@ -27,7 +27,7 @@ LOCK_SECONDS = 60  # a killed process with much memory takes a while to be gone
 
 
 class RunFolder:
-    """keep: so many newest checkpoints stay, and the best; None: all. hdfs: where finished ones are copied as well."""
+    """keep: how many of the newest checkpoints stay, beside the best; None: all. hdfs: where copies go."""
 
     def __init__(self, path: Path, keep: int | None = None, hdfs: str | None = None) -> None:
         self.path, self.keep, self.hdfs = path, keep, hdfs

@@ -11,7 +11,7 @@ from verl.dft.metrics import MetricsFile
 
 
 class RunLog:
-    """Opened behind ``last_step``: what was written of later steps, by a run that then died, is taken back."""
+    """Goes on after ``last_step``: lines of later steps, written by a run that then died, are removed."""
 
     def __init__(self, config: DictConfig, last_step: int) -> None:
         trainer, folder = config.trainer, Path(config.trainer.default_local_dir)

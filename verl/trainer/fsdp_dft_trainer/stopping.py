@@ -1,6 +1,6 @@
 """Ending a run in good order: SIGTERM, SIGINT and a time budget are requests to finish the step, save and leave.
 
-A request that reaches one rank must stop all of them behind the same step, so it travels with the sums that the ranks
+A request that reaches one rank must stop all of them after the same step, so it travels with the sums that the ranks
 add up in every step anyway.
 """
 
@@ -129,7 +129,7 @@ def leave(reason: str, step: int, total_steps: int, file: Path) -> NoReturn:
     if os.environ["RANK"] == "0":
         content = {"reason": reason, "status": status, "step": step, "total_steps": total_steps}
         file.write_text(json.dumps(content) + "\n", encoding="utf-8")
-        print(f"Stopped behind step {step} of {total_steps} ({reason}); the same command goes on.", flush=True)
+        print(f"Stopped after step {step} of {total_steps} ({reason}). The same command goes on from it.", flush=True)
     if os.environ["LOCAL_RANK"] == "0" and STATUS_VARIABLE in os.environ:
         Path(os.environ[STATUS_VARIABLE]).write_text(str(status), encoding="utf-8")
     raise SystemExit(0 if "TORCHELASTIC_RUN_ID" in os.environ else status)

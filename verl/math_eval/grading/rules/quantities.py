@@ -1,4 +1,4 @@
-"""Units and percent signs behind a number. Two known units must agree; one side may leave its unit out."""
+"""Units and percent signs after a number. Two known units must agree; one side may leave its unit out."""
 
 import re
 from collections import Counter
@@ -138,7 +138,7 @@ def split_unit(text: str) -> Quantity:
 
 
 def _is_value(text: str) -> bool:
-    """Whether a unit can stand behind this: not behind words, an index that goes on, or "x ="."""
+    """Whether a unit can follow this: not words, an index that goes on, or "x ="."""
     if not re.search(r"\d|\\pi|[a-z]", text) or re.fullmatch(rf"{TEXT}[^{END}]*{END}", text):
         return False
     if re.search(rf"{END}\s*\d", text):  # 3 red, 2 blue

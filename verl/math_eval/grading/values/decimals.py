@@ -25,7 +25,7 @@ _SPACED = re.compile(r"[-+]?\d{1,3}(?: \d{3})+")
 
 @dataclass(frozen=True)
 class Precision:
-    """ulp: one unit of the last written digit. places: digits behind the point. digits: significant ones."""
+    """ulp: one unit of the last written digit. places: digits after the point. digits: significant ones."""
 
     ulp: Fraction
     places: int

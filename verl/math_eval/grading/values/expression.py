@@ -54,7 +54,7 @@ def unknown_functions(*texts: str) -> frozenset[str]:
 def read(text: str, tight: bool = True, functions: frozenset[str] = frozenset()) -> tuple[Node, bool]:
     """(tree, whether "/" could be meant in another way). ``tight``: 1/2x is 1/(2x); otherwise it is (1/2)x.
 
-    functions: letters that are applied to what stands behind them in parentheses. Raises Unreadable for anything
+    functions: letters that are applied to what follows them in parentheses. Raises Unreadable for anything
     unknown, malformed or too large.
     """
     parser = _Parser(text, tight, functions)
@@ -80,7 +80,7 @@ class _Parser:
         self._advance()
 
     def _advance(self) -> Any:
-        """Move on; return the value of the token left behind."""
+        """Move on; return the value of the token just passed."""
         left = self.value if self.index >= 0 else None
         self.index += 1
         done = self.index >= len(self.tokens)
