@@ -35,9 +35,11 @@ OBJECTIVES = {
     "alpha": {"name": "alpha_family", "alpha": 2.0},
     "threshold": {"name": "threshold", "q": 0.01},
     "eaft": {"name": "eaft", "alpha": 1.5},
+    "idft": {"name": "idft", "b": 2.0, "low": 0.3},
     "deft": {"name": "deft"},
     "trim": {"name": "trim", "center": -1.0, "width": 2.0},
     "asft": {"name": "asft", "kl_weight": 0.7},
+    "base-target": {"name": "base_target"},
     "iw": {"name": "iw_sft", "temperature": 2.0, "max_weight": 1.5},
     "iw-token": {"name": "iw_sft_token", "low": 0.7, "high": 1.2},
     "user": {"name": "cubic", "path": str(USER_FILE), "strength": 0.5},
@@ -188,6 +190,9 @@ def token_loss(name: str, row, of_reference, target: int, log_ratio: float, ends
         top = sorted(probs, reverse=True)[:20]
         top = [x / sum(top) for x in top]
         return -((-sum(x * math.log(x) for x in top) / 3) ** 1.5) * lp
+    if name == "idft":
+        entropy = -sum(x * math.log(x) for x in probs)
+        return -(p ** min(max(math.exp(-(math.log(p) + entropy) / 2.0), 0.3), 2.0)) * lp
     if name == "deft":
         a = sum(x * x for x in probs)
         return (1 - lp.exp() ** a) / (a + 1e-6)
@@ -198,6 +203,8 @@ def token_loss(name: str, row, of_reference, target: int, log_ratio: float, ends
     log_reference = of_reference - torch.logsumexp(of_reference, 0)
     if name == "asft":
         return -p * lp + 0.7 * (log_reference.exp() * (log_reference - log_probs)).sum()
+    if name == "base-target":
+        return -p * lp - (1 - p) * (log_reference.exp() * (log_probs - log_reference)).sum()
     if name == "iw":
         return -min(math.exp(2.0 * log_ratio), 1.5) * lp
     if name == "iw-token":

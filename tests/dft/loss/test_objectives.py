@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from verl.dft.loss.fused_head import linear_objective
 from verl.dft.loss.objectives import objective, objective_names
 from verl.dft.loss.plain_head import plain_objective
 from verl.dft.loss.targets import find_targets
@@ -113,6 +114,12 @@ def test_objectives_that_see_more_than_p_compute_their_formulas():
 
     nll = [-math.log(0.3), -math.log(0.05)]
     assert of("eaft", [1.5, 3.0], alpha=2) == pytest.approx([0.25 * nll[0], nll[1]])
+    # -(log p + H): log 2, then far beyond both ends.
+    assert of("idft", [-math.log(0.6), 0.0]) == pytest.approx([0.09 * nll[0], 0.05**2 * nll[1]])
+    assert of("idft", [9.0, 9.0], low=0.5) == pytest.approx([0.3**0.5 * nll[0], 0.05**0.5 * nll[1]])
+    b = -(math.log(0.3) + 1.0) / math.log(1.5)
+    assert of("idft", [1.0, 9.0], b=b) == pytest.approx([0.3**1.5 * nll[0], 0.05**0.1 * nll[1]])
+    assert of("base_target", [2.0, 0.0]) == pytest.approx([0.3 * nll[0] + 0.7 * 2, 0.05 * nll[1]])
     assert of("deft", [0.5, 1.0]) == pytest.approx([(1 - 0.3**0.5) / 0.500001, 0.95 / 1.000001])
     assert of("trim", [1.5, 2.3]) == pytest.approx([nll[0], math.exp(-0.5) * nll[1]])
     assert of("asft", [2.0, 0.0], kl_weight=0.1) == pytest.approx([0.3 * nll[0] + 0.2, 0.05 * nll[1]])
@@ -124,6 +131,111 @@ def test_the_derivative_of_the_alpha_family_keeps_its_precision_for_improbable_t
     log_probs = torch.tensor([-9.0, -0.1], requires_grad=True)
     objective("alpha_family", alpha=2.0)(log_probs).sum().backward()
     assert log_probs.grad.tolist() == pytest.approx([-math.exp(-18), -math.exp(-0.2)], rel=1e-6)
+
+
+def distribution(row):
+    """softmax by hand: probabilities as Python numbers."""
+    powers = [math.exp(z - max(row)) for z in row]
+    return [x / sum(powers) for x in powers]
+
+
+def gradient_of_idft(row, reference, target):
+    """``p^g (softmax - onehot)``, g from log p and the entropy of the row."""
+    pi = distribution(row)
+    surprise = -math.log(pi[target]) - sum(-x * math.log(x) for x in pi)
+    power = min(max(math.exp(surprise / 1.0), 0.1), 2.0)
+    return [pi[target] ** power * (x - (v == target)) for v, x in enumerate(pi)]
+
+
+def gradient_of_base_target(row, reference, target):
+    """``softmax - Q`` with Q = p onehot + (1 - p) reference."""
+    pi, ref = distribution(row), distribution(reference)
+    return [x - pi[target] * (v == target) - (1 - pi[target]) * ref[v] for v, x in enumerate(pi)]
+
+
+ROW_GRADIENTS = {"idft": gradient_of_idft, "base_target": gradient_of_base_target}
+
+
+def error_against_rows(loss, gradient_of_row) -> float:
+    """The largest error of ``loss(logits, reference, targets) / 7`` against a gradient given row by row."""
+    worst = 0.0
+    for seed in range(5):
+        logits, ids, _ = batch(seed)
+        reference = batch(seed + 100)[0]
+        logits.requires_grad_()
+        (loss(logits, reference, ids) / 7).backward()
+        rows = zip(logits.tolist(), reference.tolist(), ids.tolist(), strict=True)
+        expected = torch.tensor([gradient_of_row(*row) for row in rows], dtype=torch.float64) / 7
+        worst = max(worst, float((logits.grad - expected).abs().max() / expected.abs().max()))
+    return worst
+
+
+def by_the_plain_head(made):
+    return lambda logits, reference, ids: plain_objective(logits, ids, made, 1, reference_logits=reference)[0]
+
+
+def by_the_fused_head(made):
+    def loss(logits, reference, ids):
+        hidden, weight = logits, torch.eye(V, dtype=torch.float64)
+        return linear_objective(hidden, weight, ids, made, 1, reference=(reference, weight), chunk_size=5)[0]
+
+    return loss
+
+
+@pytest.mark.parametrize("head", [by_the_plain_head, by_the_fused_head])
+@pytest.mark.parametrize("name", ROW_GRADIENTS)
+def test_gradient_equals_the_closed_form_of_a_whole_row(name, head):
+    assert error_against_rows(head(objective(name)), ROW_GRADIENTS[name]) < 1e-10
+
+
+def _idft(*, low=0.1, high=2.0, sign=1.0, tracked=False):
+    def loss(logits, reference, ids):
+        lp = _log_softmax(logits, ids)
+        power = torch.exp(-(lp + sign * torch.special.entr(logits.softmax(-1)).sum(-1))).clamp(low, high)
+        weight = (power * lp).exp()
+        return -((weight if tracked else weight.detach()) * lp).sum()
+
+    return loss
+
+
+def _base_target(*, backwards=False, tracked=False):
+    def loss(logits, reference, ids):
+        lp, own, ref = _log_softmax(logits, ids), logits.log_softmax(-1), reference.log_softmax(-1)
+        kl = ((own.exp() * (own - ref)) if backwards else (ref.exp() * (ref - own))).sum(-1)
+        p = lp.exp() if tracked else lp.exp().detach()
+        return (-p.detach() * lp + (1 - p) * kl).sum()
+
+    return loss
+
+
+ROW_MUTANTS = {
+    "idft, no clamp": ("idft", _idft(low=0, high=math.inf)),
+    "idft, entropy subtracted": ("idft", _idft(sign=-1)),
+    "idft, no stop-gradient": ("idft", _idft(tracked=True)),
+    "base_target, KL(model || reference)": ("base_target", _base_target(backwards=True)),
+    "base_target, no stop-gradient": ("base_target", _base_target(tracked=True)),
+    "base_target, the whole KL": ("base_target", by_the_plain_head(objective("asft", kl_weight=1.0))),
+    "base_target, dft": ("base_target", by_the_plain_head(objective("dft"))),
+}
+
+
+@pytest.mark.parametrize("mutant", ROW_MUTANTS)
+def test_each_mutant_of_a_row_fails_its_closed_form(mutant):
+    name, loss = ROW_MUTANTS[mutant]
+    assert error_against_rows(loss, ROW_GRADIENTS[name]) > 1e-3
+    unmutated = {"idft": _idft(), "base_target": _base_target()}[name]
+    assert error_against_rows(unmutated, ROW_GRADIENTS[name]) < 1e-10
+
+
+def test_base_target_of_the_reference_itself_is_dft():
+    """Before the first step model and reference are one, and the residual pulls nowhere."""
+    logits, ids, _ = batch(0)
+    gradients = []
+    for name in ("dft", "base_target"):
+        leaf = logits.clone().requires_grad_()
+        plain_objective(leaf, ids, objective(name), 1, reference_logits=logits)[0].backward()
+        gradients.append(leaf.grad)
+    torch.testing.assert_close(*gradients, rtol=1e-12, atol=1e-14)
 
 
 def _log_softmax(logits, targets):
@@ -190,6 +302,8 @@ def test_marked_tokens_get_full_weight():
         ({"name": "alpha_family", "alpha": 0}, "objective.alpha to be above 0"),
         ({"name": "trim", "width": 0}, "objective.width"),
         ({"name": "iw_sft_token", "low": 2}, "objective.low"),
+        ({"name": "idft", "b": 0}, "objective.b to be above 0"),
+        ({"name": "idft", "high": 0.05}, r"objective.low to be in \[0, high=0.05\]; found 0.1"),
         ({"name": "mine", "path": "no/such/file.py"}, "is not a file"),
     ],
 )
@@ -227,7 +341,9 @@ def test_a_users_own_objective_is_loaded_and_checked(tmp_path):
 
 
 def test_only_objectives_that_compare_ask_for_a_reference():
-    assert {name for name in objective_names() if objective(name).needs_reference} == {"asft", "iw_sft", "iw_sft_token"}
+    assert {name for name in objective_names() if objective(name).needs_reference} == {
+        "asft", "base_target", "iw_sft", "iw_sft_token",
+    }  # fmt: skip
 
 
 def log_probs_of(logits, targets):

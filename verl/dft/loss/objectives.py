@@ -82,6 +82,22 @@ def eaft(log_probs: torch.Tensor, top20_entropy: torch.Tensor, *, alpha: float =
     return -((top20_entropy / 3.0) ** alpha) * log_probs
 
 
+def idft(
+    log_probs: torch.Tensor, entropy: torch.Tensor, *, b: float = 1.0, low: float = 0.1, high: float = 2.0
+) -> torch.Tensor:
+    """``-sg(p^g) log p`` with ``g = clamp(exp(-(log p + H) / b), low, high)`` and H the entropy at the position (IDFT,
+    arXiv 2602.12222, as in the authors' code). :func:`dft` with a power per token: near 1 where the target is as likely
+    as a sample of the model would be on average, nearer 0 (SFT) where it is likelier, larger where it is less likely.
+
+    b: > 0. low, high: 0 <= low <= high.
+    """
+    _require(b > 0, "objective.b", "above 0", b)
+    _require(0 <= low <= high, "objective.low", f"in [0, high={high}]", low)
+    own = log_probs.detach()
+    power = (-(own + entropy) / b).exp().clamp(low, high)
+    return -(power * own).exp() * log_probs
+
+
 def deft(log_probs: torch.Tensor, sum_of_squares: torch.Tensor) -> torch.Tensor:
     """``(1 - p^a) / (a + 1e-6)`` with ``a = sg(sum_v pi_v^2)`` (DEFT, arXiv 2602.11424, as in the authors' code):
     :func:`alpha_family` with an alpha per token, near SFT where the model is undecided and near DFT where it is sure.
@@ -103,6 +119,17 @@ def asft(log_probs: torch.Tensor, reference_kl: torch.Tensor, *, kl_weight: floa
     """
     _require(kl_weight >= 0, "objective.kl_weight", "at least 0", kl_weight)
     return dft(log_probs) + kl_weight * reference_kl
+
+
+def base_target(log_probs: torch.Tensor, reference_kl: torch.Tensor) -> torch.Tensor:
+    """``-sg(p) log p + sg(1 - p) KL(reference || model)``. Ours, experimental.
+
+    DFT's gradient on the logits is ``pi - Q`` with ``Q = p onehot(y) + (1 - p) pi``: self-distillation that trusts the
+    target by p and itself for the rest (the lens of Target-SFT, arXiv 2606.11189). Here the frozen reference takes the
+    rest, ``Q = sg(p) onehot(y) + sg(1 - p) pi_ref``: a leash to the initial model without a weight to choose. The value
+    is the cross-entropy with Q less ``(1 - p)`` times the reference's entropy, which has no gradient.
+    """
+    return dft(log_probs) - torch.expm1(log_probs.detach()) * reference_kl
 
 
 def iw_sft(
@@ -136,7 +163,20 @@ def _one_minus_power(log_probs: torch.Tensor, power: float | torch.Tensor) -> to
 
 _OBJECTIVES: dict[str, Callable[..., torch.Tensor]] = {
     function.__name__: function
-    for function in (sft, dft, alpha_family, threshold, eaft, deft, trim, asft, iw_sft, iw_sft_token)
+    for function in (
+        sft,
+        dft,
+        alpha_family,
+        threshold,
+        eaft,
+        idft,
+        deft,
+        trim,
+        asft,
+        base_target,
+        iw_sft,
+        iw_sft_token,
+    )
 }
 
 
@@ -145,7 +185,8 @@ class Objective:
     """``losses = objective(log_probs, **values)``: ``(N,)`` log-probabilities to ``(N,)`` losses.
 
     needs: the names of the values that the function asks for. full_weight: whether the tokens marked in the boolean
-    value ``full_weight`` (N,) get the loss ``-log p`` instead.
+    value ``full_weight`` (N,) get the loss ``-log p`` instead. reference_in_data: whether the rows bring the
+    reference's log p along, so that no reference is run.
     """
 
     name: str
@@ -153,6 +194,7 @@ class Objective:
     options: Mapping[str, float] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     full_weight: bool = False
+    reference_in_data: bool = False
 
     def __call__(self, log_probs: torch.Tensor, **values: torch.Tensor) -> torch.Tensor:
         losses = self.function(log_probs, *(values[name] for name in self.needs), **self.options)
@@ -166,7 +208,7 @@ class Objective:
     @property
     def needs_reference(self) -> bool:
         """Whether a frozen copy of the initial model must be run beside the model."""
-        return any(name not in STATISTICS for name in self.needs)
+        return not self.reference_in_data and any(name not in STATISTICS for name in self.needs)
 
 
 def objective_names() -> list[str]:
@@ -174,12 +216,20 @@ def objective_names() -> list[str]:
     return sorted(_OBJECTIVES)
 
 
-def objective(name: str, *, path: str | None = None, full_weight: bool = False, **options: float) -> Objective:
+def objective(
+    name: str,
+    *,
+    path: str | None = None,
+    full_weight: bool = False,
+    reference_in_data: bool = False,
+    **options: float,
+) -> Objective:
     """The objective called ``name`` with its options.
 
     path: a Python file that defines the function ``name``, for an objective of a user's own (the file is run).
-    Raises ValueError for an unknown name, for options that it does not have or that are out of range, and for a
-    function that is not an objective as the top of this module describes it.
+    Raises ValueError for an unknown name, for options that it does not have or that are out of range, for a function
+    that is not an objective as the top of this module describes it, and for ``reference_in_data`` where log p of the
+    targets is not what the objective asks of a reference.
     """
     if path is not None:
         function = _function_of_file(path, name)
@@ -198,9 +248,21 @@ def objective(name: str, *, path: str | None = None, full_weight: bool = False, 
     for key, value in options.items():
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ValueError(f"expected a number for objective.{key}; found {value!r}")
-    made = Objective(name, function, dict(options), needs, full_weight)
+    if reference_in_data:
+        _check_reference_in_data(name, needs)
+    made = Objective(name, function, dict(options), needs, full_weight, reference_in_data)
     _try_out(made)
     return made
+
+
+def _check_reference_in_data(name: str, needs: tuple[str, ...]) -> None:
+    if "reference_kl" in needs:
+        raise ValueError(
+            f"objective.reference_key holds the reference's log p of the target tokens, but {name} compares whole "
+            "distributions (reference_kl) and must run the reference. Remove objective.reference_key."
+        )
+    if all(value in STATISTICS for value in needs):
+        raise ValueError(f"objective.reference_key is set, but {name} does not compare with a reference. Remove it.")
 
 
 def _parameters(name: str, function: Callable[..., torch.Tensor]) -> tuple[tuple[str, ...], tuple[str, ...]]:
