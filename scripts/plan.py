@@ -30,7 +30,7 @@ FLOORS = (
     ("verl/dft", "verl/math_eval/requests.py"),
     ("verl/dft/model", "verl/math_eval/backends"),
     ("verl/dft/diagnose.py", "verl/math_eval"),
-    ("verl/trainer/fsdp_dft_trainer",),
+    ("verl/dft/score.py", "verl/trainer/fsdp_dft_trainer"),
 )
 FLOOR_OF = {entry: number for number, floor in enumerate(FLOORS) for entry in floor}
 

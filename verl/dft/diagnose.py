@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from tqdm import tqdm
 
 from verl.dft import forecast
 from verl.dft.data.dataset import RowFormat, check_files, tokenize_files
@@ -28,12 +27,7 @@ from verl.dft.data.prompts import resolve_prompt_format
 from verl.dft.data.rows import TokenizedRows
 from verl.dft.errors import run_reporting_errors
 from verl.dft.forecast import TargetTokens
-from verl.dft.loss.fused_head import linear_objective
-from verl.dft.loss.objectives import objective
-from verl.dft.loss.plain_head import plain_objective
-from verl.dft.model.output_layer import output_layer, reading, reason_against_fusing
-
-BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # rows x longest row
+from verl.dft.model.scoring import score_rows
 
 
 def row_format_of(
@@ -117,74 +111,22 @@ def _in_terms_of(file: str, numbers: np.ndarray, part: str, message: str) -> str
     return f"{file}, row {numbers[int(found[1])]}: {message[found.end() :]}" if found else message
 
 
-@torch.no_grad()
 def measure(model: torch.nn.Module, rows: TokenizedRows, stop_id: int | None = None) -> TargetTokens:
     """What ``model`` makes of the target tokens of ``rows``, in no particular order of rows.
 
-    stop_id: the token that ends a response; None: the last target of each run of targets. Only target positions are
-    projected onto the vocabulary, a few hundred at a time, in fp32.
+    stop_id: the token that ends a response; None: the last target of each run of targets.
     """
-    device = next(model.parameters()).device
-    reason = reason_against_fusing(model, device)
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("log_probs", "entropy", "ids", "is_first", "is_stop")}
-    with tqdm(total=len(rows), desc="measuring", unit=" rows", mininterval=1.0) as bar:
-        for batch in _batches(rows.lengths(), BATCH_TOKENS["cpu" if device.type == "cpu" else "cuda"]):
-            ids, mask, lengths = _padded([rows[i] for i in batch])
-            predicted = mask[:, 1:].bool()
-            targets = ids[:, 1:][predicted]
-            values = _statistics(model, ids.to(device), lengths.to(device), predicted.to(device), reason is None)
-            found["log_probs"].append(values["log_probs"].float().cpu().numpy())
-            found["entropy"].append(values["entropy"].float().cpu().numpy())
-            found["ids"].append(targets.numpy())
-            first = predicted & (predicted.cumsum(1) == 1)
-            last = predicted & ~torch.nn.functional.pad(predicted[:, 1:], (0, 1))
-            found["is_first"].append(first[predicted].numpy())
-            found["is_stop"].append((last[predicted] if stop_id is None else targets == stop_id).numpy())
-            bar.update(len(batch))
+    for part in score_rows(model, rows, ("entropy",)):
+        predicted = part.is_target
+        first = predicted & (predicted.cumsum(1) == 1)
+        last = predicted & ~torch.nn.functional.pad(predicted[:, 1:], (0, 1))
+        found["log_probs"].append(part.values["log_probs"].float().numpy())
+        found["entropy"].append(part.values["entropy"].float().numpy())
+        found["ids"].append(part.ids.numpy())
+        found["is_first"].append(first[predicted].numpy())
+        found["is_stop"].append((last[predicted] if stop_id is None else part.ids == stop_id).numpy())
     return TargetTokens(**{name: np.concatenate(parts) for name, parts in found.items()})
-
-
-def _statistics(
-    model: torch.nn.Module, ids: torch.Tensor, lengths: torch.Tensor, predicted: torch.Tensor, plain_product: bool
-) -> dict[str, torch.Tensor]:
-    """log p and entropy at the positions before the targets, ``predicted`` (rows, length - 1)."""
-    targets = ids[:, 1:][predicted]
-    attended = torch.arange(ids.shape[1], device=ids.device) < lengths[:, None]
-    arguments = {"input_ids": ids, "attention_mask": attended.long(), "use_cache": False}
-    nll, layer = objective("sft"), output_layer(model)
-    if not plain_product:
-        logits = model(**arguments).logits[:, :-1][predicted]
-        return plain_objective(logits, targets, nll, 1.0, statistics=("entropy",))[1]
-    seen: list[torch.Tensor] = []
-
-    def keep(hidden: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        seen.append(hidden[:, :-1][predicted])
-        return hidden[..., :1]  # nobody reads these logits
-
-    with reading(layer, keep):
-        model(**arguments)
-    return linear_objective(seen[0], layer.weight, targets, nll, 1.0, statistics=("entropy",))[1]
-
-
-def _batches(lengths: np.ndarray, budget: int) -> Iterator[list[int]]:
-    """Rows of about one length together, the longest first."""
-    order = np.argsort(-lengths, kind="stable").tolist()
-    start = 0
-    while start < len(order):
-        size = max(1, budget // int(lengths[order[start]]))
-        yield order[start : start + size]
-        start += size
-
-
-def _padded(rows: Sequence[dict[str, torch.Tensor]]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Ids and masks ``(rows, longest)``, zeros on the right, and the lengths ``(rows,)``."""
-    pad = torch.nn.utils.rnn.pad_sequence
-    ids = pad([row["input_ids"] for row in rows], batch_first=True)
-    return (
-        ids,
-        pad([row["loss_mask"] for row in rows], batch_first=True),
-        torch.tensor([len(r["input_ids"]) for r in rows]),
-    )
 
 
 def load(name: str, device: str) -> tuple[torch.nn.Module, Any]:
@@ -206,16 +148,7 @@ def load(name: str, device: str) -> tuple[torch.nn.Module, Any]:
 def diagnose(options: argparse.Namespace) -> dict[str, Any]:
     """Measure, print, and write ``forecast.json`` and ``forecast.png`` to ``options.out``; returns the former."""
     model, tokenizer = load(options.model, options.device)
-    how, flags = row_format_of(
-        options.data,
-        tokenizer,
-        options.max_length,
-        options.chat_template,
-        options.response_end,
-        options.prompt_key,
-        options.response_key,
-        options.messages_key,
-    )
+    how, flags = row_format_from(options, tokenizer)
     print(f"rows are read as by {flags}, in the prompt format {how.prompt_format.name}")
     rows, counted = sampled_rows(options.data, how, tokenizer, options.sample, options.seed)
     print(counted)
@@ -240,6 +173,31 @@ def diagnose(options: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def add_row_options(p: argparse.ArgumentParser) -> None:
+    """How rows are read, as in training; and where the model runs."""
+    p.add_argument("--max_length", type=int, default=2048, help="rows are cut here on the right, as in training")
+    p.add_argument("--prompt_key", help="column of the question, with dots into structures (default: found out)")
+    p.add_argument("--response_key", help="column of the response (default: found out)")
+    p.add_argument("--messages_key", help="column of conversations, in place of the two")
+    p.add_argument("--chat_template", help="as data.chat_template in training (default: the tokenizer's)")
+    p.add_argument("--response_end", help="as data.response_end in training (default: the eos token)")
+    p.add_argument("--device", default="auto", help="auto: the GPU if there is one")
+
+
+def row_format_from(options: argparse.Namespace, tokenizer: Any) -> tuple[RowFormat, str]:
+    """:func:`row_format_of` the options of a command line."""
+    return row_format_of(
+        options.data,
+        tokenizer,
+        options.max_length,
+        options.chat_template,
+        options.response_end,
+        options.prompt_key,
+        options.response_key,
+        options.messages_key,
+    )
+
+
 def parser() -> argparse.ArgumentParser:
     """The command line of ``python -m verl.dft.diagnose``."""
     p = argparse.ArgumentParser(
@@ -249,13 +207,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", required=True, help="training parquet")
     p.add_argument("--sample", type=int, default=2000, help="rows to measure, at random (default: %(default)s)")
     p.add_argument("--seed", type=int, default=0, help="seed of the sample")
-    p.add_argument("--max_length", type=int, default=2048, help="rows are cut here on the right, as in training")
-    p.add_argument("--prompt_key", help="column of the question, with dots into structures (default: found out)")
-    p.add_argument("--response_key", help="column of the response (default: found out)")
-    p.add_argument("--messages_key", help="column of conversations, in place of the two")
-    p.add_argument("--chat_template", help="as data.chat_template in training (default: the tokenizer's)")
-    p.add_argument("--response_end", help="as data.response_end in training (default: the eos token)")
-    p.add_argument("--device", default="auto", help="auto: the GPU if there is one")
+    add_row_options(p)
     p.add_argument("--out", default="outputs/forecast", help="folder of forecast.json and .png (default: %(default)s)")
     return p
 

@@ -19,12 +19,22 @@ class TokenizedRows(torch.utils.data.Dataset):
 
     input_ids: ``(T,)`` int32. loss_mask: ``(T,)`` uint8. starts: ``(rows + 1,)`` int64.
     numbers: ``(rows,)`` int64, counted from 0 over all files; those of dropped rows are missing.
+    reference_log_probs: ``(T,)`` float32, read at targets only; of no size where the data hold none.
     """
 
-    ARRAYS = ("input_ids", "loss_mask", "starts", "numbers")
+    ARRAYS = ("input_ids", "loss_mask", "starts", "numbers", "reference_log_probs")
 
-    def __init__(self, input_ids: np.ndarray, loss_mask: np.ndarray, starts: np.ndarray, numbers: np.ndarray) -> None:
+    def __init__(
+        self,
+        input_ids: np.ndarray,
+        loss_mask: np.ndarray,
+        starts: np.ndarray,
+        numbers: np.ndarray,
+        reference_log_probs: np.ndarray | None = None,
+    ) -> None:
         self.input_ids, self.loss_mask, self.starts, self.numbers = input_ids, loss_mask, starts, numbers
+        nothing = np.zeros(0, dtype=np.float32)
+        self.reference_log_probs = nothing if reference_log_probs is None else reference_log_probs
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -32,11 +42,14 @@ class TokenizedRows(torch.utils.data.Dataset):
     def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
         span = slice(self.starts[index], self.starts[index + 1])
         ids = torch.from_numpy(self.input_ids[span].astype(np.int64))
-        return {
+        row = {
             "input_ids": ids,
             "position_ids": torch.arange(ids.numel()),
             "loss_mask": torch.from_numpy(self.loss_mask[span].astype(np.int64)),
         }
+        if len(self.reference_log_probs):
+            row["reference_log_probs"] = torch.from_numpy(self.reference_log_probs[span].astype(np.float32))
+        return row
 
     def lengths(self) -> np.ndarray:
         """``(rows,)`` tokens per row."""

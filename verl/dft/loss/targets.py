@@ -1,6 +1,6 @@
 """Where the target tokens of a micro-batch are predicted. Worked out on the host, so that the device never waits."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -11,42 +11,54 @@ class Targets:
 
     positions: ``(n,)`` where each is predicted, in the flattened positions of the model's input on this rank.
     ids: ``(n,)`` the tokens themselves. rows: ``(n,)`` the row of the micro-batch that each belongs to.
-    row_count: rows in the micro-batch.
+    row_count: rows in the micro-batch. reference_log_probs: ``(n,)`` log p of each under the reference, where the data
+    holds it.
     """
 
     positions: torch.Tensor
     ids: torch.Tensor
     rows: torch.Tensor
     row_count: int
+    reference_log_probs: torch.Tensor | None = None
 
     def to(self, device: torch.device | str | int) -> "Targets":
         """The same targets on ``device``, copied without waiting."""
         positions, ids, rows = (x.to(device, non_blocking=True) for x in (self.positions, self.ids, self.rows))
-        return Targets(positions, ids, rows, self.row_count)
+        known = self.reference_log_probs
+        known = None if known is None else known.to(device, non_blocking=True)
+        return Targets(positions, ids, rows, self.row_count, known)
 
 
-def find_targets(input_ids: torch.Tensor, loss_mask: torch.Tensor, borders: torch.Tensor) -> Targets:
+def find_targets(
+    input_ids: torch.Tensor,
+    loss_mask: torch.Tensor,
+    borders: torch.Tensor,
+    reference_log_probs: torch.Tensor | None = None,
+) -> Targets:
     """The targets of packed rows; positions index the packed sequence.
 
-    input_ids, loss_mask: ``(T,)``. borders: ``(rows + 1,)``, row i is ``[borders[i], borders[i + 1])``.
+    input_ids, loss_mask: ``(T,)``; reference_log_probs too, read at targets only. borders: ``(rows + 1,)``, row i is
+    ``[borders[i], borders[i + 1])``.
     A token is predicted from the position before it. No row starts with a target (see ``verl.dft.data.dataset``), so no
     target is looked for in the row before.
     """
     places = loss_mask.nonzero().squeeze(1)
     rows = torch.searchsorted(borders, places, right=True) - 1
-    return Targets(places - 1, input_ids[places], rows, len(borders) - 1)
+    known = None if reference_log_probs is None else reference_log_probs[places]
+    return Targets(places - 1, input_ids[places], rows, len(borders) - 1, known)
 
 
 def within_slice(targets: Targets, start: int, length: int) -> Targets:
     """Those predicted in ``[start, start + length)`` of the packed sequence, with positions counted from ``start``."""
     here = (targets.positions >= start) & (targets.positions < start + length)
-    return Targets(targets.positions[here] - start, targets.ids[here], targets.rows[here], targets.row_count)
+    known = None if targets.reference_log_probs is None else targets.reference_log_probs[here]
+    return Targets(targets.positions[here] - start, targets.ids[here], targets.rows[here], targets.row_count, known)
 
 
 def within_padded_rows(targets: Targets, borders: torch.Tensor, width: int) -> Targets:
     """The same targets in rows padded on the right to ``width`` and flattened, ``(rows * width,)``."""
     positions = targets.rows * width + targets.positions - borders[targets.rows]
-    return Targets(positions, targets.ids, targets.rows, targets.row_count)
+    return replace(targets, positions=positions)
 
 
 def row_means(values: torch.Tensor, targets: Targets, group: torch.distributed.ProcessGroup | None) -> torch.Tensor:

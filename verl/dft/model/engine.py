@@ -182,7 +182,9 @@ class DFTEngine(FSDPEngineWithLMHead):
 
     def _targets(self, on_host: TensorDict, inputs: dict[str, Any], is_packed: bool) -> Targets:
         borders = on_host["input_ids"].offsets()
-        targets = find_targets(on_host["input_ids"].values(), on_host["loss_mask"].values(), borders)
+        known = on_host.get("reference_log_probs", None)
+        known = None if known is None else known.values()
+        targets = find_targets(on_host["input_ids"].values(), on_host["loss_mask"].values(), borders, known)
         width = inputs["input_ids"].shape[1]
         if not is_packed:
             return within_padded_rows(targets, borders, width)
@@ -244,8 +246,12 @@ class DFTEngine(FSDPEngineWithLMHead):
             )
             values["full_weight"] = torch.isin(targets.ids, full)
         if {"reference_log_probs", "sequence_log_ratio"} & set(loss_function.needs):
-            assert score_reference is not None
-            values["reference_log_probs"] = score_reference(objective("sft"), 1)[1]["log_probs"]
+            if loss_function.reference_in_data:
+                assert targets.reference_log_probs is not None
+                values["reference_log_probs"] = targets.reference_log_probs
+            else:
+                assert score_reference is not None
+                values["reference_log_probs"] = score_reference(objective("sft"), 1)[1]["log_probs"]
         if "sequence_log_ratio" in loss_function.needs:
             # The weights need every log p of a row before the first gradient: one more projection of the targets.
             log_ratio = score(objective("sft"), 1)[1]["log_probs"] - values["reference_log_probs"]

@@ -14,6 +14,7 @@ from verl.workers.config import HFModelConfig
 
 from verl.dft.data.dataset import Report, check_files, tokenize_files
 from verl.dft.data.prompts import PromptFormat
+from verl.dft.data.reference_column import read_reference_log_probs
 from verl.dft.data.rows import TokenizedRows
 from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig, needed_columns, prompt_format, row_format
 
@@ -76,6 +77,9 @@ def tokenized_rows(
         raise ValueError(
             f"the tokenizer wrote token {largest}, but the model knows {known}. They do not belong together."
         )
+    key = config.objective.reference_key
+    if key:
+        rows.reference_log_probs = read_reference_log_probs(files, key, rows)
     return rows, report
 
 

@@ -26,7 +26,7 @@ def file_list(files: Any) -> list[str]:
 def training_objective(config: DictConfig) -> Objective:
     """The objective that the configuration names."""
     options = dict(config.objective)
-    name, path, full = (options.pop(key) for key in ("name", "path", "full_weight_tokens"))
+    name, path, full, key = (options.pop(k) for k in ("name", "path", "full_weight_tokens", "reference_key"))
     if full not in (None, "eos"):
         raise ValueError(f"expected objective.full_weight_tokens to be eos or null; found {full!r}")
     if "label_smoothing" in options:
@@ -34,7 +34,9 @@ def training_objective(config: DictConfig) -> Objective:
             "objective.label_smoothing is not supported: an objective here weighs the target token alone, and a weight "
             "p on a smoothed target has no published meaning. Remove it."
         )
-    return objective(name, path=path, full_weight=full == "eos", **options)
+    if key and config.data.custom_cls.path:
+        raise ValueError("objective.reference_key names a column of data.train_files, which data.custom_cls replaces.")
+    return objective(name, path=path, full_weight=full == "eos", reference_in_data=bool(key), **options)
 
 
 def prompt_format(config: DictConfig, tokenizer: Any) -> PromptFormat:
@@ -67,10 +69,11 @@ def _end_of_turn(prompts: PromptFormat, tokenizer: Any) -> str:
 
 def needed_columns(config: DictConfig) -> dict[str, str]:
     """The columns that a data file must have, and the flag that names each."""
-    data = config.data
+    data, reference = config.data, config.objective.reference_key
+    scored = {reference: "objective.reference_key, a column that python -m verl.dft.score adds"} if reference else {}
     if data.multiturn.enable:
-        return {data.messages_key: "data.multiturn.messages_key"}
-    return {data.prompt_key: "data.prompt_key", data.response_key: "data.response_key"}
+        return {data.messages_key: "data.multiturn.messages_key"} | scored
+    return {data.prompt_key: "data.prompt_key", data.response_key: "data.response_key"} | scored
 
 
 def row_format(config: DictConfig, prompts: PromptFormat) -> RowFormat:
