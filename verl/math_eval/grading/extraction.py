@@ -3,11 +3,16 @@ hours.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+from verl.math_eval.grading import prose
+from verl.math_eval.grading.prose import MATH, SENTENCE_END
 
 TAIL = 20_000  # characters of a text that are looked at, from its end
 MAX_SPANS = 64  # boxes and markers that are looked at, from the end
 MAX_NESTED_BOXES = 5
+MAX_TAGGED = 4_000  # characters between answer tags
 MAX_WHOLE = 80  # characters of a text that is nothing but an answer
 MAX_GAP = 60  # characters between two boxes that can belong to one list
 
@@ -15,34 +20,40 @@ MAX_GAP = 60  # characters between two boxes that can belong to one list
 _BOX = re.compile(r"\\(?:[bB]oxed|fbox|framebox)(?![a-zA-Z])[ \t\n]{0,16}|(?<![a-zA-Z\\])boxed(?=\{)|\x08oxed(?=\{)")
 _BARE_BOX = re.compile(r"-?(?:\\[a-zA-Z]{1,20}|[0-9A-Za-z.]{1,40})")
 _GAP = re.compile(
-    r"(?:[\s$,;&.]|\\(?:quad|qquad|,|;|:|!|\\|\[|\]|\(|\)| )|\\(?:text|mathrm|mbox)\{|\}|\b(?:and|or)\b"
+    r"(?:[\s$,;&.，；、。和或与及]|\\(?:quad|qquad|,|;|:|!|\\|\[|\]|\(|\)| )|\\(?:text|mathrm|mbox)\{|\}|\b(?:and|or)\b|\(?\d\)\s?|\d\.\s|[(（][a-z]{2,12}[)）]"
     r"|\b[a-zA-Z](?:_\w)?\s{0,2}=){0,60}"
 )
 _MARKER = re.compile(
-    r"(?:final\s{1,4}answer\s{1,4}is|answers?\s{1,4}(?:is|are)|(?<![a-z])answer\s{0,4}\**\s{0,4}[:：=]\**"
-    r"|final\s{1,4}answer\**(?=\s{0,4}\n)|correct\s{1,4}(?:option|choice)\s{1,4}is|####|答案\s{0,4}[是为：:]|故选\s{0,4}[：:]?)",
+    r"(?:final\s{1,4}answer\s{1,4}is|answers?\s{1,4}(?:is|are|must\s{1,4}be|should\s{1,4}be|would\s{1,4}be|will\s{1,4}be)(?![a-z])"
+    r"|(?<![a-z])(?:answer|antwort|respuesta|réponse|reponse|risposta|resposta|ответ|답|정답)\s{0,4}\**\s{0,4}[:：=]\**"
+    r"|(?<![a-z])ans\s{0,2}[.:=]"
+    r"|final\s{1,4}answer\**(?=\s{0,4}\n)|correct\s{1,4}(?:option|choice|answer)\s{0,4}(?:is|:)(?!\w)|####|答案\s{0,4}[是为：:选]|故选\s{0,4}[：:]?)",
     re.IGNORECASE,
 )
-_ANSWER_TAG = re.compile(r"<answer>((?:(?!</?answer>).){1,4000})</answer>", re.DOTALL)
-_ADVERBS = r"clearly|therefore|simply|probably|likely|thus|then|just|indeed|exactly|given by|equal to"
-_HEDGE = re.compile(rf"(?:(?:{_ADVERBS})\s{{1,4}})+(?=[\d$\\(-])")
-_REASON = re.compile(r",?\s{1,4}(?:because|since)\s")
-_COPULA = re.compile(r"(?=\w{2})(?:[^\n]{0,400}\s)?(?:is|are|equals)\s{1,4}((?:\$|\\[(\[]|-?\d).*)")
-_END_OF_TURN = re.compile(r"</s>|<\|(?:im_end|im_start|endoftext|eot_id|end_of_text)\|>")
+_TAGS = (
+    ("<answer>", "</answer>"),
+    ("<solution>", "</solution>"),
+    ("<final_answer>", "</final_answer>"),
+    ("<|begin_of_box|>", "<|end_of_box|>"),
+    ("<|begin_of_solution|>", "<|end_of_solution|>"),
+)
+# (start, end) of a chain of thought, as the models' own templates and papers write it.
+THINKING = (
+    ("<think>", "</think>"),
+    ("[THINK]", "[/THINK]"),
+    ("<thinking>", "</thinking>"),
+    ("<thought>", "</thought>"),
+    ("<reasoning>", "</reasoning>"),
+    ("<seed:think>", "</seed:think>"),
+    ("<|begin_of_thought|>", "<|end_of_thought|>"),
+    ("◁think▷", "◁/think▷"),
+    ("<|channel|>analysis", "<|channel|>final<|message|>"),
+)
+_END_OF_TURN = re.compile(
+    r"</s>|<\|(?:im_end|im_start|endoftext|eot_id|eot|end_of_text|return|call|end|eom_id|endofturn|end_of_turn"
+    r"|START_OF_TURN_TOKEN|END_OF_TURN_TOKEN)\|>|<end_of_turn>|<eos>|<｜end▁of▁sentence｜>"
+)
 _PROSE = re.compile(r"(?<!\\)[^\W\d_]{2,}\s+\S")
-_INSIDE = r"(?:[^$\\]|\\[^\n]){1,2000}"  # \$ does not end a formula
-_MATH = re.compile(
-    rf"(?<!\\)\$\$({_INSIDE})\$\$|(?<!\\)\$({_INSIDE})\$|"
-    r"\\\[([^\n]{1,2000}?)\\\]|\\\(([^\n]{1,2000}?)\\\)"
-)
-_NUMBER = re.compile(r"(?<![a-zA-Z_])[-−]?(?:\d{1,3}(?:,\d{3})+|\d{1,400})?(?:\.\d{1,400})?(?:/\d{1,400})?%?")
-_SENTENCE_END = re.compile(r"\.(?=\s|$)|[。\n]")
-_NUMBER_THEN_WORDS = re.compile(
-    r"(\\?\$?-?\d[\d,]{0,40}(?:\.\d{1,40})?(?:/\d{1,40})?\\?%?)\s+(?!and\b|or\b|x\s*10\b)[a-zA-Z(]"
-)
-# 5 hours and 30 minutes; 42 (or 43)
-_TWO_NUMBERS = re.compile(r"-?\d[^.\n]{0,60}\b(?:and|or|maybe|perhaps|possibly|could|might)\b[^.\n]{0,40}\d")
-_LETTER_THEN_WORDS = re.compile(r"\(?([A-J])\)?[.,:]?\s+(?:because|since|as)\b")
 
 
 @dataclass(frozen=True)
@@ -54,16 +65,25 @@ class Extraction:
     reason: str = ""
 
 
-def extract(text: str, mode: str = "lenient") -> Extraction:
+def extract(
+    text: str, mode: str = "lenient", first_marker: bool = False, end_of_thinking: Sequence[str] = ()
+) -> Extraction:
     """The final answer of a model's text.
 
     The last closed \\boxed{} (or neighbouring boxes as one list), else what follows the last "answer is", "Answer:" or
-    "####", else, only in ``lenient`` mode, a text that is nothing but an answer, the last formula, or the last number.
-    Where there is an <answer> tag, only what is in the last one counts.
+    "####", else, only in ``lenient`` mode, a text or a last line that is nothing but an answer, the last chosen letter,
+    the last formula, the result of the last sentence, or its last number. Where there is an <answer> tag or its like,
+    only what is in the last one counts.
+
+    first_marker: the text ends with the line of its first answer, for base models that go on with a next problem.
+    end_of_thinking: marks that end a chain of thought, beside the known ones; a text without any of them is an
+        unfinished thought.
     """
-    body, unfinished = _cut(text)
+    body, unfinished = _cut(text, end_of_thinking)
     if unfinished:
         return Extraction("", "none", "unfinished thinking")
+    if first_marker:
+        body = _up_to_first_answer(body)
     tag = _answer_tag(body)
     body = tag or body
     boxes, unclosed = find_boxes(body)
@@ -71,19 +91,54 @@ def extract(text: str, mode: str = "lenient") -> Extraction:
         return _join(body, boxes)
     if unclosed:
         return Extraction("", "none", "box never closed")
-    if answer := _after_marker(body):
-        return Extraction(answer, "marker")
+    body = prose.plain(body)
+    answer = _after_marker(body)
+    if answer is not None:
+        return Extraction(answer, "marker", "" if answer else "a calculation or a denial after the marker, no result")
     if tag:
         return Extraction(_without_dollars(body), "marker")
     if mode == "lenient":
-        if answer := _whole(body):
-            return Extraction(answer, "whole")
-        answer, end = _last_math(body)
-        if answer and not _later_sentence_counts(body[end:]):
-            return Extraction(answer, "math")
-        if answer := _last_number(body):
-            return Extraction(answer, "number")
-    return Extraction("", "none", "no box and no marker" if mode == "strict" else "no box, marker, formula or number")
+        return _without_marker(body)
+    return Extraction("", "none", "no box and no marker")
+
+
+def _without_marker(body: str) -> Extraction:
+    """What a text says that announces no answer."""
+    if answer := _whole(body) or _whole(_last_line(body)):
+        return Extraction(answer, "whole")
+    sentence = prose.last_sentence(body)
+    if answer := prose.last_choice(sentence):
+        return Extraction(answer, "choice")
+    formula, end = _last_math(body)
+    if formula and not _later_sentence_counts(body[end:]):
+        return Extraction(formula, "math")
+    if prose.denies(sentence):
+        return Extraction("", "none", "the last sentence says what the answer is not")
+    if answer := prose.last_result(body):
+        return Extraction(answer, "result")
+    if answer := _last_number(body):
+        return Extraction(answer, "number")
+    return Extraction("", "none", "no box, marker, formula or number")
+
+
+def _up_to_first_answer(text: str) -> str:
+    """The text to the end of the line of its first box or answered marker; all of it when there is none."""
+    boxes, _ = find_boxes(text)
+    ends = [boxes[0][3]] if boxes and boxes[0][0] == min(box[0] for box in boxes) else []
+    for match in _MARKER.finditer(text):
+        content = re.compile(r"[ \t*:：]{0,8}\n?[ \t*]{0,4}[^\s*:：]").match(text, match.end())
+        if content:
+            ends.append(content.end())
+            break
+    if not ends:
+        return text
+    line_end = text.find("\n", min(ends))
+    return text if line_end < 0 else text[:line_end]
+
+
+def _last_line(text: str) -> str:
+    lines = text.rstrip().rsplit("\n", 1)
+    return lines[-1].strip() if len(lines) > 1 else ""
 
 
 def last_box(text: str) -> str | None:
@@ -111,29 +166,43 @@ def find_boxes(text: str) -> tuple[list[tuple[int, int, int, int]], bool]:
     return boxes[-MAX_SPANS:], unclosed
 
 
-def _cut(text: str) -> tuple[str, bool]:
+def _cut(text: str, end_of_thinking: Sequence[str] = ()) -> tuple[str, bool]:
     """(the part after the reasoning block, whether that block never ended)."""
-    before, mark, after = text.rpartition("</think>")
-    if mark:
+    ends = [*end_of_thinking, *(end for _, end in THINKING)]
+    position, mark = max(((text.rfind(end), end) for end in ends), default=(-1, ""))
+    if position >= 0:
+        before, after = text[:position], text[position + len(mark) :]
         text = after if after.strip() else before
-    elif "<think>" in text:
+    elif end_of_thinking or any(start in text for start, _ in THINKING):
         return "", True
     turns = [turn for turn in _END_OF_TURN.split(text) if turn.strip()]
     return (turns[0] if turns else "")[-TAIL:], False
 
 
 def _answer_tag(text: str) -> str:
-    found = _ANSWER_TAG.findall(text)
-    return found[-1].strip() if found else ""
+    """What is in the last closed tag of those that hold an answer."""
+    found = []
+    for start, end in _TAGS:
+        close = text.rfind(end)
+        opened = text.rfind(start, 0, close) if close > 0 else -1
+        if opened >= 0 and 0 < close - opened - len(start) <= MAX_TAGGED:
+            found.append((close, text[opened + len(start) : close].strip()))
+    return max(found)[1] if found else ""
 
 
 def _whole(text: str) -> str:
     """A short text without prose: "B", "(1, 2)", "x = 5", "Yes"."""
     text = text.strip()
-    if not 0 < len(text) <= MAX_WHOLE or "\n" in text or _PROSE.search(text):
+    if not 0 < len(text) <= MAX_WHOLE or "\n" in text or _PROSE.search(text) or not _balanced(text):
+        return ""
+    if re.search(r"\\\$|[:：]\s*(?![\d\s])|\d\.\s", text):  # money, a label, a numbered line
         return ""
     answer = _without_dollars(text.strip("*"))
     return answer if any(c.isalnum() for c in answer) else ""
+
+
+def _balanced(text: str) -> bool:
+    return text.count("$") % 2 == 0 and text.count("{") == text.count("}")
 
 
 def _without_dollars(text: str) -> str:
@@ -178,50 +247,27 @@ def _join(text: str, boxes: list[tuple[int, int, int, int]]) -> Extraction:
     return Extraction(", ".join(answers), "box" if len(answers) == 1 else "boxes")
 
 
-def _after_marker(text: str) -> str:
+def _after_marker(text: str) -> str | None:
+    """What stands after the last marker: "" when that cannot be read as an answer; None without a marker."""
     markers = list(_MARKER.finditer(text))[-MAX_SPANS:]
     for match in reversed(markers):
         rest = text[match.end() : match.end() + 2000].split(". I hope")[0]
         lines = [line.strip(" \t*:：") for line in rest.split("\n") if line.strip()]
-        content = next((line for line in lines[:3] if line.strip("$ \\[]()")), "")
-        if answer := _first_statement(content):
-            return answer
-    return ""
-
-
-def _first_statement(line: str) -> str:
-    """What a line says after "the answer is": its formula, or its first sentence without the words after a number."""
-    line = _HEDGE.sub("", line, count=1)
-    if (reason := _REASON.search(line)) and "$" not in line[reason.start() :]:
-        line = line[: reason.start()]
-    if copula := _COPULA.match(line):  # Final Answer: The largest $n$ is 34.
-        line = copula[1]
-    spans = [m.group().strip("$") for m in _MATH.finditer(line)]
-    if len(spans) == 1:
-        return spans[0].strip()
-    if spans:
-        return line.replace("$", "").rstrip(". ")
-    if end := _SENTENCE_END.search(line):
-        line = line[: end.start()]
-    numbers = _numbers(line)
-    if len(numbers) == 1 and len(line.split()) > 3 and _PROSE.match(line):
-        return numbers[0]  # Jane started 3 hours ago
-    if _TWO_NUMBERS.match(line):
-        return line.strip(" *$.")
-    if found := _NUMBER_THEN_WORDS.match(line) or _LETTER_THEN_WORDS.match(line):
-        return found.group(1)
-    return line.strip(" *$.")
+        content = next((line for line in lines[:3] if line.strip("$ \\[]()*.:")), "")
+        if content:
+            return prose.statement(content)
+    return None
 
 
 def _later_sentence_counts(rest: str) -> bool:
-    """Whether a sentence of its own after the last formula has a number: that is the answer then."""
-    end = re.match(r"\s*(?=[A-Z][a-z])", rest) or _SENTENCE_END.search(rest)
+    """Whether a sentence of its own behind the last formula has a number: that is the answer then."""
+    end = re.match(r"\s*(?=[A-Z][a-z])", rest) or SENTENCE_END.search(rest)
     return end is not None and bool(_last_number(rest[end.end() :]))
 
 
 def _last_math(text: str) -> tuple[str, int]:
     """(the last formula, or the last ones as a list where only "and" or a comma is between them; where it ends)."""
-    spans = list(_MATH.finditer(text))
+    spans = list(MATH.finditer(text))
     if not spans:
         return "", 0
     last = spans[-1:]
@@ -234,8 +280,4 @@ def _last_math(text: str) -> tuple[str, int]:
 
 
 def _last_number(text: str) -> str:
-    return next(reversed(_numbers(text[-2000:])), "")
-
-
-def _numbers(text: str) -> list[str]:
-    return [m.group() for m in _NUMBER.finditer(text) if any(c.isdigit() for c in m.group())]
+    return next(reversed(prose.numbers(text[-2000:])), "")

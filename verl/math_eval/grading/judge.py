@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from verl.math_eval.grading.normalize import key
 from verl.math_eval.grading.structure import MAX_ITEMS, partners
 from verl.math_eval.grading.symbolic.limits import refusal
-from verl.math_eval.grading.values.same_value import same_value
+from verl.math_eval.grading.values.same_value import rank, same_value
 
 MAX_DEPTH = 8
 MAX_STEPS = 5_000  # comparisons of anything in one grade
@@ -71,10 +71,11 @@ class Comparison:
         if len(la) != len(lg) or len(lg) > MAX_ITEMS:
             return self.say(False, f"{len(la)} answers instead of {len(lg)}")
         free = list(lg)
-        rest = []
+        rest: list[str] = []
         for item in la:
             twin = next((y for y in free if key(y) == key(item)), None)
             free.remove(twin) if twin is not None else rest.append(item)
+        rest, free = sorted(rest, key=rank), sorted(free, key=rank)
         found = partners(rest, free, lambda x, y: self.equal(x, y, depth + 1))
         return self.say(found, "same answers" if found else "an answer that is not in the list")
 

@@ -57,11 +57,11 @@ _RENAMED = {
     "neq": "ne", "lt": "<", "gt": ">", "varnothing": "emptyset", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[",
     "rbrack": "]", "ast": "*", "times": "*", "cdot": "*", "div": "/", "colon": ":", "ratio": ":", "degree": "^\\circ ",
     "simeq": "approx", "tg": "tan", "arctg": "arctan", "ctg": "cot", "varphi": "phi", "varepsilon": "epsilon",
-    "infin": "infty", "prime": "'", "surd": "sqrt", "imath": "i", "jmath": "j", "smallsetminus": "setminus",
+    "infin": "infty", "backslash": "setminus", "prime": "'", "surd": "sqrt", "imath": "i", "jmath": "j", "smallsetminus": "setminus",
     "iff": "=", "to": "=", "dotsc": "ldots", "dots": "ldots", "cdots": "ldots", "lnot": "neg", "implies": "Rightarrow",
     "Longrightarrow": "Rightarrow", "therefore": "Rightarrow", "cr": "\\\\",
 }  # fmt: skip
-_WRAPPERS = names("mathbf mathit mathsf mathtt boldsymbol bm pmb boxed fbox framebox ensuremath overset underline")
+_WRAPPERS = names("num mathbf mathit mathsf mathtt boldsymbol bm pmb boxed fbox framebox ensuremath overset underline")
 _TEXTS = names("text textbf textit textrm textsf texttt textnormal textup mbox hbox mathrm operatorname mathop")
 # What may be typed without a backslash, or in \operatorname; ``expression`` reads all of them.
 FUNCTIONS = names(
@@ -82,6 +82,21 @@ _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1
 _ESCAPED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|left|right|pi|infty|[lg]eq?|cdot|times|pm|cup|text|circ)(?![a-z]))"
 )
+_COMMENT = re.compile(r"(?<!\\)%[^\n]{0,200}\n")
+_ROOT_OF = re.compile(r"\\root\s*\{?\s*(\w+)\s*\}?\s*\\of(?![a-zA-Z])\s*")
+_ONE_CELL = re.compile(
+    r"\\begin\{(array|matrix)\}(?:\{[lcr]\})?([^&\\]*(?:\\(?![\\a-z]*begin|end|\\)[^&\\]*)*)\\end\{\1\}"
+)
+_RAISED_ARGUMENT = re.compile(r"([\^_])\s*(?=\\(?:frac|sqrt|binom)(?![a-zA-Z]))")
+_RAISED_PRIME = re.compile(r"(?<=\d)\s*\^\s*\{\s*('{1,2})\s*\}")
+_UNIT_VECTOR = re.compile(r"\\(?:hat|vec)\s*\{?\s*([ijk])(?![a-zA-Z])\s*\}?")
+_MAPS_TO = re.compile(r"^\s*([a-zA-Z])\s*:\s*([a-zA-Z])\s*\\mapsto(?![a-zA-Z])")
+_DERIVATIVE = re.compile(r"^\s*\\frac\s*\{\s*d\s*([a-zA-Z])\s*\}\s*\{\s*d\s*[a-zA-Z]\s*\}\s*(?==)")
+_POLAR = re.compile(r"(?<=[\d}])\s*\\angle(?![a-zA-Z])\s*")
+_PLAIN_DOMAIN = re.compile(r"(\\in)\s*([ZNRQ])(?![a-zA-Z_])")
+_TYPED_UNIT = re.compile(
+    r"(?<=\d)\s*\b(min|sec)\b\.?(?!\s*[({_\\^a-zA-Z\[]|\s*\d+(?!\s*(?:s|sec|secs|seconds?)\b))(?![^\ue000]*\ue001)"
+)
 _BOLD = re.compile(r"^\s*\*\*([^*]+)\*\*\s*$")
 _ANGLED = re.compile(r"^\s*<([^<>=]*,[^<>=]*)>\s*$")
 _DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?")
@@ -95,7 +110,8 @@ _REPEATED = re.compile(r"(\d*?)(\d\d?)\2+|()(\d+?)\4+")  # not 2.718281828...
 _MONEY = re.compile(r"(\\\$|[€£¥₹])\s*(-?\d+(?:,\d{3})*(?:\.\d+)?)(?!\s*[\w{^\\]|[.,]\d)")
 _CURRENCIES = {"\\$": "dollars", "€": "euros", "£": "pounds", "¥": "yen", "₹": "rupees"}
 _CURRENCY = re.compile(
-    r"\\\$|[€£¥₹]|\\(?:pounds|euro|yen)(?![a-zA-Z])|(?:\b(?:USD|EUR|GBP)|(?:\\text\{\s*)?\bRs\.?\s*\}?)(?=\s*\d)"
+    r"(?:\\(?:text|mathrm)\{\s*)?\b(?:USD|EUR|GBP|INR|US|Rs\.?)\s*\}?[\s~]*(?=(?:\\?\$)?\s*\d)"
+    r"|\\\$|[€£¥₹]|\\(?:pounds|euro|yen)(?![a-zA-Z])"
     r"|(?<=\d)\s*(?:USD|EUR|GBP)\b"
 )
 _ROWS = re.compile(r"\\begin\{(cases|aligned|align\*?|gathered|split)\}(.*?)\\end\{\1\}", re.DOTALL)
@@ -120,7 +136,7 @@ QUOTES = "\"'`“”‘"
 
 def normalize(answer: str) -> str:
     """The one spelling of an answer. Never raises; over-long text is cut, and then equals nothing but itself."""
-    text = _characters(answer[: MAX_LENGTH + 1])
+    text = _COMMENT.sub("", _characters(answer[: MAX_LENGTH + 1]))
     text = _ESCAPED.sub(r"\\", _BOLD.sub(r"\1", text))
     text = re.sub(r"\\(q?quad)(?=[a-zA-Z])", r"\\\1 ", text)
     text = _numbers(text)
@@ -128,11 +144,13 @@ def normalize(answer: str) -> str:
         text = text.replace(sign, command)
     text = _one_line(text)
     text = re.sub(r"\$+|\\[()]|(?<!\\)\\\[|(?<!\\)\\\]", " ", text)
-    text = _commands(text)
+    text = _commands(_TYPED_UNIT.sub(rf" {TEXT}\1{END}", text))
+    text = _POLAR.sub(r"\\cis ", _UNIT_VECTOR.sub(r" \1 ", _RAISED_PRIME.sub(r"\1", text)))
+    text = _PLAIN_DOMAIN.sub(r"\1 \\mathbb{\2}", _MAPS_TO.sub(r"\1(\2)=", text))
     text = _CHINESE.sub(lambda m: m[1] or f"{TEXT}{m[2]}{END}", text)
     text = re.sub(r"\\\{\s*\\\}", r"\\emptyset ", text)
     text = _CHOICE_OF.sub(r"\\\1(\2)", text)
-    text = _fractions(text)
+    text = _DERIVATIVE.sub(r"\1'", _raised_arguments(_fractions(text)))
     text = _degrees(text)
     text = re.sub(r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", text)
     text = re.sub(r"\\mathcal\s*\{?\s*O\s*\}?", "O", text)
@@ -169,7 +187,7 @@ def _one_line(text: str) -> str:
     if "\\\\" not in text and "&" not in text and "\\begin" not in text:
         return text
     text = re.sub(r"^[^=]{0,20}=\s*(?=\\begin\{cases\}[^&]*&(?!\s*=))", "", text)  # f(x) = in front of its cases
-    text = _ROWS.sub(_rows_as_list, text)
+    text = _ONE_CELL.sub(r"\2", _ROWS.sub(_rows_as_list, text))
     text = re.sub(r"\\\\\s*\[\s*-?[\d.]+\s*(?:pt|ex|em|mm|cm)\s*\]", r"\\\\", text)
     return text if "\\begin" in text else re.sub(r"(?<!\\)&", "", text)
 
@@ -184,12 +202,29 @@ def _rows_as_list(match: re.Match[str]) -> str:
 
 def _fractions(text: str) -> str:
     """\\frac12, {a \\over b} and {n \\choose k} with braces around every argument."""
+    text = _ROOT_OF.sub(r"\\sqrt[\1]", text)
     text = _CHOOSE.sub(r"\\binom{\1}{\2}", text)
     text = _explicit_arguments(text)
     text = _OVER.sub(r"\\frac{\1}{\2}", text)
     if "\\over" in text:
         text = re.sub(r"^([^{}]*)\\over(?![a-z])([^{}]*)$", r"\\frac{\1}{\2}", text)
     return text
+
+
+def _raised_arguments(text: str) -> str:
+    """Braces around a fraction or a root that is raised without any: 2^\\frac{1}{3}."""
+    out: list[str] = []
+    position = 0
+    while match := _RAISED_ARGUMENT.search(text, position):
+        end = text.find("{", match.end())
+        if end < 0:
+            break
+        _, end = braced(text, end)
+        if not text.startswith("\\sqrt", match.end()) and text[end : end + 1] == "{":
+            _, end = braced(text, end)
+        out.append(f"{text[position : match.start()]}{match[1]}{{{text[match.end() : end]}}}")
+        position = end
+    return "".join(out) + text[position:]
 
 
 def _exponents(text: str) -> str:
@@ -272,6 +307,12 @@ def _text_content(command: str, content: str, rest: str) -> str:
     is_unit = word in ("min", "sec") and command != "operatorname" and not re.match(r"\s*[(_{\\a-z]", rest)
     if word in (*FUNCTIONS, "det", "Re", "Im") and not is_unit:
         return f"\\{word} "
+    if (
+        word in ("e", "i")
+        and command in ("mathrm", "operatorname", "textrm", "mathop")
+        and not re.match(r"\s*-?\d", rest)
+    ):
+        return f"{word} "
     content = (content if is_unit else _commands(content)).replace("~", " ")
     return f"{TEXT}{content}{END}" if content.strip() else " "
 
@@ -378,7 +419,7 @@ def _strip_edges(text: str) -> str:
         text = text.lstrip(_EDGE.replace(".", "") + "=").rstrip(_EDGE + "=")
         text = text.strip(QUOTES) if text[:1] in QUOTES else text  # f' keeps its prime
         text = text.removesuffix("\\\\")
-        text = re.sub(r"^\.+(?!\d)", "", text)  # .5 keeps its point
+        text = re.sub(r"^\.+(?!\d|\\overline|\\dot)", "", text)  # .5 keeps its point
         text = re.sub(r"^\\(?:approx|sim)(?![a-zA-Z])", "", text)
         if text.startswith("{") and braced(text, 0)[1] == len(text) and text.endswith("}") and not text.endswith("\\}"):
             text = text[1:-1]

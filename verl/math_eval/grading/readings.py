@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from verl.math_eval.grading.names import names_of, sorted_by_name
 from verl.math_eval.grading.normalize import END, TEXT, normalize
 from verl.math_eval.grading.rules.regions import may_be_union, without_member
-from verl.math_eval.grading.rules.words import in_symbols
+from verl.math_eval.grading.rules.words import in_symbols, spelt_operations
 from verl.math_eval.grading.structure import AND_OR, expand_determinants, split_list, split_top, steps
 
 _LEAD_WORDS = r"(?:the answer is|answer|approximately|approx\.?|about|roughly|exactly|only)\s*:?"
@@ -61,7 +61,7 @@ def _bare(answer: str) -> str:
     text = _IS_ANSWER.sub("", _BECAUSE.sub("", text))
     text = _ALL_BUT.sub(r"\\mathbb{R}\\setminus\\{\1\\}", text)
     text = _THEREFORE.split(text)[-1].strip() or text
-    return in_symbols(without_member(expand_determinants(text.strip())))
+    return in_symbols(spelt_operations(without_member(expand_determinants(text.strip()))))
 
 
 def _alternatives(text: str) -> list[str]:

@@ -37,7 +37,7 @@ _FACTOR = re.compile(r"-|-?[\w\\{}/*^() ]*[\w})]\s*")
 _TRANSPOSED = re.compile(rf"\s*\^\s*\{{\s*(?:{TEXT}\s*)?(?:T|\\top|\\intercal)\s*(?:{END}\s*)?\}}")
 _PLUS_MINUS = re.compile(r"\\(p|m)[mp](?![a-zA-Z])")
 FLIPPED = {"<": ">", ">": "<", "\\leq": "\\geq", "\\geq": "\\leq"}
-MAX_ITEMS = 100
+MAX_ITEMS = 400
 
 
 @dataclass(frozen=True)

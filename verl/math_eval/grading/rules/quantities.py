@@ -199,6 +199,11 @@ def _canonical(unit: str) -> str:
     return f"{over}/{under}" if under else over
 
 
+def known_unit(text: str) -> bool:
+    """Whether a text is a unit, like "square centimeters" or km/h."""
+    return len(text) <= 60 and bool(_canonical(text.strip(" .")))
+
+
 def _power(unit: str, power: int) -> str:
     return unit if power == 1 else f"{unit}^{power}"
 

@@ -126,3 +126,32 @@ def in_symbols(text: str) -> str:
             number = str(value) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
             return f"{number}{TEXT}{rest}{END}" if rest else number
     return text
+
+
+_NUMERAL = r"(?:\d[\d.,]*\d|\d|\\pi|[a-z](?![a-z]))"
+_OPERATIONS = (
+    (re.compile(rf"(?<=[\d}}])\s*{TEXT}?\s*squared\s*{END}?(?![a-zA-Z])"), "^{2}"),
+    (re.compile(rf"(?<=[\d}}])\s*{TEXT}?\s*cubed\s*{END}?(?![a-zA-Z])"), "^{3}"),
+    (re.compile(rf"(?<=\d)\s*{TEXT}?\s*factorial\s*{END}?(?![a-zA-Z])"), "!"),
+    (re.compile(rf"(?<=\d)\s*{TEXT}?\s*pi\s*{END}?(?![a-zA-Z])"), r"\\pi "),
+    (
+        re.compile(rf"(?<=\d)\s+{TEXT}?\s*(?:to the power(?: of)?|raised to(?: the power(?: of)?)?)\s*{END}?\s+(\d+)"),
+        r"^{\1}",
+    ),
+    (re.compile(rf"(?<=\d)\s+{TEXT}?\s*(?:divided by|over)\s*{END}?\s+(?={_NUMERAL})"), "/"),
+    (re.compile(rf"(?<=\d)\s+{TEXT}?\s*(?:times|multiplied by)\s*{END}?\s+(?={_NUMERAL})"), "*"),
+    (re.compile(rf"(?<=\d)\s+{TEXT}?\s*plus\s*{END}?\s+(?={_NUMERAL})"), "+"),
+    (re.compile(rf"(?<=\d)\s+{TEXT}?\s*minus\s*{END}?\s+(?={_NUMERAL})"), "-"),
+    (re.compile(rf"(?<![\w.])(\d+)\s+{TEXT}?\s*choose\s*{END}?\s+(\d+)"), r"\\binom{\1}{\2}"),
+    (re.compile(rf"(\d[\d.]*)\s*(?:%|{TEXT}?\s*percent)\s*{TEXT}?\s*of\s*{END}?\s+(\d+)"), r"\\frac{\1*\2}{100}"),
+    (re.compile(rf"(?<![\w.])(\d+)\s+{TEXT}?\s*(?:out of|in)\s*{END}?\s+(\d+)(?![\w.])"), r"\\frac{\1}{\2}"),
+)
+
+
+def spelt_operations(text: str) -> str:
+    """5^{2} of "5 squared", 5/6 of "5 divided by 6", \\frac{1}{6} of "1 out of 6"; other texts as they are."""
+    if not any(c.isdigit() for c in text):
+        return text
+    for pattern, symbols in _OPERATIONS:
+        text = pattern.sub(symbols, text)
+    return text

@@ -16,6 +16,7 @@ from verl.math_eval.grading.values.expression import Unreadable, read
 
 MIN_GOLD_PLACES = 2
 MIN_DIGITS = 4
+DOUBLE_DIGITS = 15  # all that a computation in double precision gets right
 MAX_SHORT_PLACES = 6  # a fraction with so few decimal places is expected in full
 
 _DECIMAL = re.compile(r"[-+]?(\d*)\.(\d+)(?:\*10\^\{?(-?\d{1,4})\}?)?")
@@ -58,6 +59,8 @@ def rounds_to(answer: str, answer_value: Fraction, gold: str, gold_value: Fracti
     if _rounds_to_gold(answer_value, gold, gold_value):
         return True
     written = precision(answer)
+    if _is_double(written, answer_value, gold_value):
+        return True
     if written is None or precision(gold) is not None or written.digits < MIN_DIGITS or _is_short(gold_value):
         return False
     return _right_digits(answer_value, gold_value, written.ulp)
@@ -69,6 +72,8 @@ def rounds_approximately(answer: str, answer_value: Any, gold: str, gold_value: 
         return False
     difference = abs(answer_value.real - gold_value.real)
     claimed, written = precision(gold), precision(answer)
+    if _is_double(written, answer_value.real, gold_value.real):
+        return True
     if claimed is not None:
         return (
             claimed.places >= MIN_GOLD_PLACES
@@ -80,6 +85,13 @@ def rounds_approximately(answer: str, answer_value: Any, gold: str, gold_value: 
         and written.digits >= MIN_DIGITS
         and _right_digits(answer_value.real, gold_value.real, _float(written.ulp, difference))
     )
+
+
+def _is_double(written: Precision | None, answer: Any, gold: Any) -> bool:
+    """Whether a decimal of 15 digits or more is what double precision gives for the gold value."""
+    if written is None or written.digits < DOUBLE_DIGITS:
+        return False
+    return abs(answer - gold) * 10**DOUBLE_DIGITS <= abs(gold)
 
 
 def _rounds_to_gold(answer_value: Fraction, gold: str, gold_value: Fraction) -> bool:

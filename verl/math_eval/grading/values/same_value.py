@@ -82,3 +82,15 @@ def _same_constant(answer: str, a: Node, gold: str, g: Node) -> tuple[bool, str]
     except NotRational:
         xa, xg = approximate(a), approximate(g)
         return close(xa, xg) or rounds_approximately(answer, xa, gold, xg), "values"
+
+
+def rank(text: str) -> float:
+    """A number that orders answers by size, the same for equal constants: partners in two sorted lists meet first."""
+    value = number(text)
+    if value is not None:
+        return float(value) if abs(value) < 10**300 else float("inf")
+    try:
+        tree, _ = read(text)
+        return float("inf") if symbols(tree) else float(approximate(tree).real)
+    except (Unreadable, TooLarge, Undefined, OverflowError):
+        return float("inf")
