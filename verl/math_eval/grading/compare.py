@@ -39,9 +39,11 @@ def compare(answer: str, gold: str, symbolic: Symbolic | None = None) -> Verdict
     """
     if _is_beyond_limits(answer) or _is_beyond_limits(gold):
         same = "".join(answer.split()) == "".join(gold.split())
-        return Verdict(same, "same text" if same else "beyond the limits: too long, or nested too deeply")
+        return Verdict(same, "same text" if same else "beyond the limits: too long, or nested too deeply", same)
     comparison = Comparison(_RULES, symbolic)
     equal = any(comparison.equal(a, g) for a, g in readings(answer, gold))
+    if not equal and comparison.undecided:
+        return Verdict(False, comparison.undecided, decided=False)
     return Verdict(equal, comparison.reason)
 
 

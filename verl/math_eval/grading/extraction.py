@@ -18,9 +18,11 @@ MAX_GAP = 60  # characters between two boxes that can belong to one list
 
 # The second form lost its backslash, the third had it read as an escape by somebody's JSON.
 _BOX = re.compile(r"\\(?:[bB]oxed|fbox|framebox)(?![a-zA-Z])[ \t\n]{0,16}|(?<![a-zA-Z\\])boxed(?=\{)|\x08oxed(?=\{)")
+_COMMENT = re.compile(r"(?<!\\)%[^\n]{0,200}\n")
 _BARE_BOX = re.compile(r"-?(?:\\[a-zA-Z]{1,20}|[0-9A-Za-z.]{1,40})")
 _GAP = re.compile(
-    r"(?:[\s$,;&.，；、。和或与及]|\\(?:quad|qquad|,|;|:|!|\\|\[|\]|\(|\)| )|\\(?:text|mathrm|mbox)\{|\}|\b(?:and|or)\b|\(?\d\)\s?|\d\.\s|[(（][a-z]{2,12}[)）]"
+    r"(?:[\s$,;&.，；、。和或与及]|\\(?:quad|qquad|,|;|:|!|\\|\[|\]|\(|\)| )|\\(?:text|mathrm|mbox)\{|\}|\b(?:and|or)\b"
+    r"|\(?\d\)\s?|\d\.\s|[(（][a-z]{2,12}[)）]"
     r"|\b[a-zA-Z](?:_\w)?\s{0,2}=){0,60}"
 )
 _MARKER = re.compile(
@@ -53,6 +55,7 @@ _END_OF_TURN = re.compile(
     r"</s>|<\|(?:im_end|im_start|endoftext|eot_id|eot|end_of_text|return|call|end|eom_id|endofturn|end_of_turn"
     r"|START_OF_TURN_TOKEN|END_OF_TURN_TOKEN)\|>|<end_of_turn>|<eos>|<｜end▁of▁sentence｜>"
 )
+_COMMAND = re.compile(r"\\[a-zA-Z]+")
 _PROSE = re.compile(r"(?<!\\)[^\W\d_]{2,}\s+\S")
 
 
@@ -193,7 +196,7 @@ def _answer_tag(text: str) -> str:
 def _whole(text: str) -> str:
     """A short text without prose: "B", "(1, 2)", "x = 5", "Yes"."""
     text = text.strip()
-    if not 0 < len(text) <= MAX_WHOLE or "\n" in text or _PROSE.search(text) or not _balanced(text):
+    if not 0 < len(text) <= MAX_WHOLE or "\n" in text or _PROSE.search(_COMMAND.sub(" ", text)) or not _balanced(text):
         return ""
     if re.search(r"\\\$|[:：]\s*(?![\d\s])|\d\.\s", text):  # money, a label, a numbered line
         return ""
@@ -224,7 +227,7 @@ def _matching_braces(text: str) -> dict[int, int]:
 
 def _unwrap(content: str) -> str:
     """A box in a box counts once."""
-    content = content.strip()
+    content = _COMMENT.sub("", content).strip()
     for _ in range(MAX_NESTED_BOXES):
         inner, _ = find_boxes(content) if "box" in content else ([], False)
         if len(inner) != 1 or inner[0][0] != 0 or inner[0][3] != len(content):

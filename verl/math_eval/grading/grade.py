@@ -15,17 +15,18 @@ from verl.math_eval.grading.extraction import extract
 from verl.math_eval.grading.judge import NeedsSymbolic, Verdict
 from verl.math_eval.grading.symbolic.pool import SymbolicPool, TimedOut, WorkerDied, shared_pool
 
-GRADER_VERSION = "4"  # raise it with every change that can change a grade: stored samples are then graded again
+GRADER_VERSION = "5"  # raise it with every change that can change a grade: stored samples are then graded again
 MODES = ("lenient", "strict")
 SECONDS = 3.0  # for all symbolic questions of one grade
 
 
 @dataclass(frozen=True)
 class Grade:
-    """correct: the verdict. status: "graded", "no_answer", "timeout" or "error"; the last two count as wrong and are
-    counted by reason.
+    """correct: the verdict. status: "graded", "no_answer", "undecided", "timeout" or "error"; all but the first count
+    as wrong. "undecided": no rule and no library can tell the answer from the gold one, but a judge might.
 
-    extracted, method: the answer found in the text and how (box, boxes, marker, whole, math, number, none).
+    extracted, method: the answer found in the text and how (box, boxes, marker, whole, choice, math, result,
+    number, none).
     reason: what decided.
     """
 
@@ -37,15 +38,22 @@ class Grade:
     seconds: float
 
 
-def grade_many(pairs: Sequence[tuple[str, str]], mode: str = "lenient", seconds: float = SECONDS) -> list[Grade]:
+def grade_many(
+    pairs: Sequence[tuple[str, str]],
+    mode: str = "lenient",
+    seconds: float = SECONDS,
+    first_marker: bool = False,
+    end_of_thinking: Sequence[str] = (),
+) -> list[Grade]:
     """One grade per (model text, gold answer), in order. Equal (answer, gold) pairs are compared once.
 
     mode: "strict" accepts an answer in a box or after a marker only, "lenient" also a text that is nothing but an
-        answer, the last formula, or the last number.
+        answer, the last chosen letter, formula, result or number.
+    first_marker, end_of_thinking: see ``extraction.extract``.
     """
     if mode not in MODES:
         raise ValueError(f"expected extraction out of {', '.join(MODES)}, found {mode!r}")
-    found = [extract(text, mode) for text, _ in pairs]
+    found = [extract(text, mode, first_marker, end_of_thinking) for text, _ in pairs]
     questions = dict.fromkeys((f.answer, gold) for f, (_, gold) in zip(found, pairs, strict=True) if f.answer)
     decided = _decide(questions, seconds)
     grades = []
@@ -85,7 +93,7 @@ def _decide_slowly(answer: str, gold: str, pool: SymbolicPool, seconds: float) -
     start = time.monotonic()
     left = seconds
 
-    def symbolic(a: str, g: str) -> bool:
+    def symbolic(a: str, g: str) -> bool | None:
         nonlocal left
         if left <= 0:
             raise TimedOut
@@ -104,7 +112,8 @@ def _decide_slowly(answer: str, gold: str, pool: SymbolicPool, seconds: float) -
 
 
 def _graded(answer: str, verdict: Verdict, start: float) -> Grade:
-    return Grade(verdict.equal, "graded", answer, "", verdict.reason, time.monotonic() - start)
+    status = "graded" if verdict.decided else "undecided"
+    return Grade(verdict.equal, status, answer, "", verdict.reason, time.monotonic() - start)
 
 
 def _ungraded(status: str, answer: str, reason: str, start: float) -> Grade:

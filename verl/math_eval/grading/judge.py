@@ -12,8 +12,8 @@ MAX_DEPTH = 8
 MAX_STEPS = 5_000  # comparisons of anything in one grade
 MAX_LEAVES = 400  # comparisons of single expressions in one grade
 
-# (answer, gold) -> equal, as decided by a symbolic library outside this process.
-Symbolic = Callable[[str, str], bool]
+# (answer, gold) -> equal, as decided by a symbolic library outside this process; None: it cannot read one of them.
+Symbolic = Callable[[str, str], bool | None]
 # (comparison, answer, gold, depth) -> equal, or None: not a case of this rule.
 Rule = Callable[["Comparison", str, str, int], bool | None]
 Decision = tuple[bool, str] | None  # (equal, reason), or None: not of this form
@@ -25,10 +25,13 @@ class NeedsSymbolic(Exception):
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether two answers are equal, and the rule that decided."""
+    """Whether two answers are equal, and the rule that decided. ``decided`` False: no rule could tell, but a judge
+    might.
+    """
 
     equal: bool
     reason: str
+    decided: bool = True
 
 
 class Comparison:
@@ -37,6 +40,7 @@ class Comparison:
     def __init__(self, rules: Sequence[Rule], symbolic: Symbolic | None) -> None:
         self.rules, self.symbolic = rules, symbolic
         self.reason = ""
+        self.undecided = ""  # why a part could not be told from another
         self.steps = self.leaves = 0
 
     def say(self, equal: bool, reason: str) -> bool:
@@ -85,17 +89,24 @@ class Comparison:
         if self.leaves > MAX_LEAVES:
             return self.say(False, "too many parts")
         equal, reason = same_value(a, g)
+        if reason.startswith("beyond the limits"):
+            return self._cannot_tell(reason)
         return self.ask(a, g) if equal is None else self.say(equal, reason)
 
     def ask(self, a: str, g: str) -> bool:
         """Last resort: a symbolic library in another process."""
         if refused := refusal(a) or refusal(g):
-            return self.say(False, refused)
+            return self._cannot_tell(refused)
         if ("\\ldots" in a) != ("\\ldots" in g):  # math-verify does not see the dots
             return self.say(False, "only one goes on")
         if self.symbolic is None:
             raise NeedsSymbolic
-        return self.say(self.symbolic(a, g), "symbolic")
+        equal = self.symbolic(a, g)
+        return self._cannot_tell("unreadable") if equal is None else self.say(equal, "symbolic")
+
+    def _cannot_tell(self, reason: str) -> bool:
+        self.undecided = reason
+        return self.say(False, reason)
 
 
 def by(notation: Callable[[str, str], Decision]) -> Rule:

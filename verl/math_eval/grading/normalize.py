@@ -57,7 +57,8 @@ _RENAMED = {
     "neq": "ne", "lt": "<", "gt": ">", "varnothing": "emptyset", "lbrace": "\\{", "rbrace": "\\}", "lbrack": "[",
     "rbrack": "]", "ast": "*", "times": "*", "cdot": "*", "div": "/", "colon": ":", "ratio": ":", "degree": "^\\circ ",
     "simeq": "approx", "tg": "tan", "arctg": "arctan", "ctg": "cot", "varphi": "phi", "varepsilon": "epsilon",
-    "infin": "infty", "backslash": "setminus", "prime": "'", "surd": "sqrt", "imath": "i", "jmath": "j", "smallsetminus": "setminus",
+    "infin": "infty", "prime": "'", "surd": "sqrt", "imath": "i", "jmath": "j", "smallsetminus": "setminus",
+    "backslash": "setminus",
     "iff": "=", "to": "=", "dotsc": "ldots", "dots": "ldots", "cdots": "ldots", "lnot": "neg", "implies": "Rightarrow",
     "Longrightarrow": "Rightarrow", "therefore": "Rightarrow", "cr": "\\\\",
 }  # fmt: skip
@@ -81,6 +82,9 @@ _SCIENTIFIC = re.compile(r"(?<![a-zA-Z\\\d.])(\d+(?:\.\d*)?|\.\d+)[eE]([+-]?\d{1
 # Commands with two backslashes, as they stand in JSON; after a third one it is the end of a row.
 _ESCAPED = re.compile(
     r"(?<!\\)\\\\(?=(?:[dt]?frac|sqrt|left|right|pi|infty|[lg]eq?|cdot|times|pm|cup|text|circ)(?![a-z]))"
+)
+_POSITIVE_INTEGERS = re.compile(
+    r"\\mathbb\{Z\}\s*[_^]\s*\{?\s*(?:\+|>\s*0|\\geq\s*1)(?:\s*\})?|\\mathbb\{N\}\s*[_^]\s*\{?\s*[*+](?:\s*\})?"
 )
 _COMMENT = re.compile(r"(?<!\\)%[^\n]{0,200}\n")
 _ROOT_OF = re.compile(r"\\root\s*\{?\s*(\w+)\s*\}?\s*\\of(?![a-zA-Z])\s*")
@@ -153,6 +157,7 @@ def normalize(answer: str) -> str:
     text = _DERIVATIVE.sub(r"\1'", _raised_arguments(_fractions(text)))
     text = _degrees(text)
     text = re.sub(r"\\mathbb\s*([A-Z])", r"\\mathbb{\1}", text)
+    text = _POSITIVE_INTEGERS.sub(r"\\mathbb{Z}^+", text)
     text = re.sub(r"\\mathcal\s*\{?\s*O\s*\}?", "O", text)
     text = _ANGLED.sub(r"\\langle \1\\rangle ", text)
     text = re.sub(r"(?<=[)\]])\s*U\s*(?=[(\[])", r"\\cup ", text)

@@ -52,6 +52,8 @@ _OPERATION = re.compile(
 )
 _NEGATION = re.compile(r"\b(?:not|cannot|never|neither|nor)\b|n['’]t\b", re.IGNORECASE)
 _LISTED = re.compile(r"[^.\n]{0,60}?(?:\b(?:and|or|maybe|perhaps|possibly|could|might)\b|,)[^.\n]{0,40}\d")
+_NOT_THAT = re.compile(r"(?<=\S)[,;]?\s+(?:and\s+)?(?:not|rather than|instead of|as opposed to)\s")
+_POWER_OF_TEN = re.compile(r"x(?=\s*10\s*\^)")
 _RATIO = re.compile(r"(?:out of|to|in|:)\s*\d[\d,]*(?:\.\d+)?\s*$")
 _CIRCUMSTANCE = re.compile(
     r"[(]?[a-zA-Z][a-zA-Z'-]*(?:\s+[a-zA-Z'-]+){0,4}?,?\s+(?:for|in|within|after|per|every|each|from|at|on|when|if|among|with)\b"
@@ -69,12 +71,19 @@ _LETTER = re.compile(
 _MORE_LETTERS = re.compile(r"\s*(?:,|and|or|&|/|、|和|或)?\s*(?:and|or)?\s*\(?[A-J]\)?(?![\w'’])")
 _AFTER_LETTER = re.compile(r"\s*[.,:;–—)]\s*|\s+[-]\s+(?=[a-zA-Z$\\])|\s+(?=\()")
 _LETTER_ENDS = re.compile(r"\s*(?:$|[.!。✅✓]|(?:because|since|as|is|and we|and so|by|from|which)\b)")
+_BEFORE_LETTER = (
+    r"\b(?:option|choice|alternative|statement|letter)\s{1,3}|选项?\s{0,3}|答案选\s{0,3}|应选\s{0,3}|故选\s{0,3}"
+    r"|\b(?:must|should|would|has to|have to)\s(?:therefore\s)?be\s{1,3}(?:option\s|choice\s)?"
+    r"|\b(?:choose|pick|selects?|choosing)\s{1,3}(?:option\s|choice\s)?"
+    r"|\b(?:answer|option|choice)\s(?:is|was)\s{1,3}(?:therefore\s)?"
+)
+_AFTER_THE_LETTER = (
+    r"\s{1,3}(?:is|was|must be|would be|seems|looks)\s{1,3}(?:the\s{1,3})?(?:only\s{1,3}|best\s{1,3})?"
+    r"(?:correct|right|true|answer|valid|best|one)\b"
+)
 _CHOSEN = re.compile(
-    r"(?:(?P<not>\bnot\s+|n['’]t\s+)?(?:(?:\b(?:option|choice|alternative|statement|letter)\s{1,3}|选项?\s{0,3}|\b(?:must|should|would|has to|have to)\s"
-    r"(?:therefore\s)?be\s{1,3}(?:option\s|choice\s)?|\b(?:choose|pick|select|selects?|choosing)\s{1,3}(?:option\s|choice\s)?|"
-    r"\b(?:answer|option|choice)\s(?:is|was)\s{1,3}(?:therefore\s)?|答案选\s{0,3}|应选\s{0,3}|故选\s{0,3})[(（\[]?(?P<a>[A-J])[)）\]]?(?![\w'’])|"
-    r"(?<![\w(\[])[(\[]?(?P<b>[A-J])[)\]]?(?=\s{1,3}(?:is|was|must be|would be|seems|looks)\s{1,3}(?:the\s{1,3})?(?:only\s{1,3}|best\s{1,3})?"
-    r"(?:correct|right|true|answer|valid|best|one)\b)))"
+    rf"(?P<not>\bnot\s+|n['’]t\s+)?(?:(?:{_BEFORE_LETTER})[(（\[]?(?P<a>[A-J])[)）\]]?(?![\w'’])"
+    rf"|(?<![\w(\[])[(\[]?(?P<b>[A-J])[)\]]?(?={_AFTER_THE_LETTER}))"
 )
 _REJECTED = re.compile(
     r"\s{0,3}(?:is|are|was|can|could|would|does|do|will|cannot|has been|seems|looks|and\s\w+\sare)?\s{0,3}"
@@ -197,8 +206,8 @@ def statement(line: str) -> str:
 
 def said(sentence: str) -> str:
     """The answer in a sentence without formulas that begins with it."""
-    sentence = sentence.strip(" *.,;:!✅✓")
-    if _NEGATION.match(sentence):
+    sentence = _NOT_THAT.split(sentence, maxsplit=1)[0].strip(" *.,;:!✅✓")
+    if _NEGATION.match(sentence) and re.search(r"\d|\b[A-J]\b", sentence):
         return ""
     if letter := _choice(sentence):
         return letter
@@ -236,6 +245,7 @@ def _quantity(part: str) -> str | None:
     calculation without a result; None when the phrase is of another kind.
     """
     part = part.strip(" *,;.)✅✓") if part.count("(") < part.count(")") else part.strip(" *,;.✅✓")
+    part = _POWER_OF_TEN.sub("\\\\times", part)
     members = _EQUALS.split(part)
     if len(members) > 1 and any(c.isdigit() for c in members[0]):
         if is_bare(part) and "%" not in part and not re.search(r"\d\s+x\s+\d|\\\$", part):

@@ -2,13 +2,18 @@
 
 import re
 from collections.abc import Iterator
+from fractions import Fraction
 
 from verl.math_eval.grading.names import names_of, sorted_by_name
 from verl.math_eval.grading.normalize import END, TEXT, normalize
+from verl.math_eval.grading.renaming import renamed
+from verl.math_eval.grading.rules.quantities import split_unit
 from verl.math_eval.grading.rules.regions import may_be_union, without_member
 from verl.math_eval.grading.rules.words import in_symbols, spelt_operations
 from verl.math_eval.grading.structure import AND_OR, expand_determinants, split_list, split_top, steps
+from verl.math_eval.grading.values.decimals import number
 
+ROUNDED = Fraction(1, 10)  # relative: a remark that is further away is another answer
 _LEAD_WORDS = r"(?:the answer is|answer|approximately|approx\.?|about|roughly|exactly|only)\s*:?"
 _LEAD = re.compile(rf"(?:^|{TEXT}\s*){_LEAD_WORDS}\s*{END}?\s*=?\s*(?=\S)", re.IGNORECASE)
 _SENTENCE = re.compile(rf"^{TEXT}(?:(?!\bnot\b)[^{END}])*\b(?:is|are|equals)\s*:?\s*{END}\s*(?=\S)", re.IGNORECASE)
@@ -20,10 +25,32 @@ _ALL_BUT = re.compile(
     rf"{TEXT}?\s*all real(?: numbers)?(?: x)? except(?: for)?\s*{END}?\s*(?:x\s*=\s*)?([^{TEXT}{END}]+){END}?",
     re.IGNORECASE,
 )
+_AND_ANOTHER_IS = re.compile(rf"{TEXT}\s*,?\s*and (?:the )?[a-z]+(?: [a-z]+)? (?:is|are)\s*{END}")
+_ALL_THAT_ARE = re.compile(
+    rf"{TEXT}?\s*all (?:real numbers?|reals)(?: x)?(?: that are)?\s+"
+    r"((?:strictly )?(?:greater|less|larger|smaller|more) than|(?:greater|less) than or equal to|at least|at most)"
+    rf"\s*{END}?\s*([^{TEXT}{END}]+){END}?",
+    re.IGNORECASE,
+)
+_ABOUT_WORDS = r"(?:about|approximately|approx\.?|roughly|nearly|around|i\.e\.)(?![a-z])"
+_ABOUT = rf"(?:\\approx|\\sim|{TEXT}?\s*(?:or\s+)?{_ABOUT_WORDS}\s*{END}?\s*(?:\\approx)?)"
+_APPROXIMATION = re.compile(
+    rf"(?P<exact>.*\S)\s*(?:{TEXT}?\s*[(\[]\s*{END}?\s*{_ABOUT}\s*(?P<in>[^()]*)\){END}?|{TEXT}\s*,?\s*or\s+"
+    rf"{_ABOUT_WORDS}\s*{END}\s*(?P<or>.*))",
+    re.DOTALL,
+)
+_REMARK_WORDS = (
+    r"since|because|as|for|where|if needed|exact(?:ly)?(?: value)?|rounded|correct to|simplified|in lowest terms|answer"
+    r"|final|by|from|using|note|see|QED|after|when rounded"
+)
+_REMARK = re.compile(
+    rf"(?<=\S)\s*(?:{TEXT}\s*)?\(\s*{TEXT}?\s*(?:{_REMARK_WORDS})(?![a-zA-Z])(?:[^()]|\([^()]*\))*\)\s*{END}?$"
+)
 _GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:,\d{3})+(?!\d|,\d)")
 _BRACKET = re.compile(r"[(\[]|\\\{|\\langle")
 _POWERS = {"thousand": 3, "million": 6, "billion": 9, "trillion": 12}
-_WORD = rf"({'|'.join(_POWERS)})\b"
+_COUNTED_BY = {"hundred": "100", "dozen": "12", "dozens": "12"}
+_WORD = rf"({'|'.join((*_POWERS, *_COUNTED_BY))})\b"
 _SCALE = re.compile(rf"(.*\d)\s*(?:{TEXT}\s*{_WORD}([^{END}]*){END}|{_WORD})(.*)", re.DOTALL)
 _THEREFORE = re.compile(r"\\Rightarrow(?![a-zA-Z])")
 _ENTRY = r"(?:\{\s*(\w+)\s*\}|(\w))"
@@ -58,10 +85,34 @@ def _bare(answer: str) -> str:
     text = spelt_out[1] if spelt_out else _SENTENCE.sub("", _LEAD.sub("", text, count=1), count=1)
     if (said := _YES_OR_NO.fullmatch(text)) and not re.search(r"\b(?:yes|no)\b", said[2], re.IGNORECASE):
         return said[1].casefold()
-    text = _IS_ANSWER.sub("", _BECAUSE.sub("", text))
+    text = _IS_ANSWER.sub("", _BECAUSE.sub("", without_remark(text)))
+    text = _AND_ANOTHER_IS.sub(rf"{TEXT} and {END}", text)
+    text = _ALL_THAT_ARE.sub(_all_that_are, text)
     text = _ALL_BUT.sub(r"\\mathbb{R}\\setminus\\{\1\\}", text)
     text = _THEREFORE.split(text)[-1].strip() or text
     return in_symbols(spelt_operations(without_member(expand_determinants(text.strip()))))
+
+
+def without_remark(text: str) -> str:
+    """\\sqrt{2} of "\\sqrt{2} (\\approx 1.414)", 5 of "5 (\\text{since } x > 0)"; other answers as they are. What is no
+    rounding of the answer stays.
+    """
+    if match := _APPROXIMATION.fullmatch(text):
+        rounded = number(split_unit((match["in"] or match["or"] or "").strip()).value)
+        exact = number(split_unit(match["exact"].strip()).value)
+        if rounded is not None and exact is not None and abs(rounded - exact) > ROUNDED * abs(exact):
+            return text
+        return match["exact"].strip()
+    return _REMARK.sub("", text)
+
+
+def _all_that_are(match: re.Match[str]) -> str:
+    """(3, \\infty) for "all real numbers greater than 3"."""
+    words, end = match[1].casefold(), match[2].strip()
+    closed = "equal" in words or "at" in words.split()
+    if "greater" in words or "larger" in words or "more" in words or "least" in words:
+        return f"{'[' if closed else '('}{end},\\infty)"
+    return f"(-\\infty,{end}{']' if closed else ')'}"
 
 
 def _alternatives(text: str) -> list[str]:
@@ -80,6 +131,7 @@ def _together(a: str, g: str) -> Iterator[tuple[str, str]]:
         yield unscaled_a, g
     if unscaled_g != scaled_g and unscaled_a == scaled_a:
         yield a, unscaled_g
+    yield from renamed(a, g)
     if may_be_union(a) != may_be_union(g):  # (0, 1), (2, 3) beside a union
         yield _united(a), _united(g)
     if _ANY_CONSTANT.search(a) and _ANY_CONSTANT.search(g):
@@ -93,9 +145,13 @@ def _scaled(text: str) -> tuple[str, str]:
     match = _SCALE.fullmatch(text)
     if match is None:
         return text, text
-    number, marked, unit, typed, rest = match.groups()
+    amount, marked, unit, typed, rest = match.groups()
     rest = (f"{TEXT}{unit}{END}" if (unit or "").strip() else "") + rest
-    return f"{number}*10^{{{_POWERS[marked or typed]}}}{rest}", number + rest
+    rest = f"{TEXT}{rest}{END}" if re.fullmatch(r"\s*[a-zA-Z]{3,20}\s*", rest) else rest
+    word = marked or typed
+    factor = _COUNTED_BY.get(word) or f"10^{{{_POWERS[word]}}}"
+    scaled = f"{amount}*{factor}{rest}"
+    return scaled, scaled if word == "hundred" else amount + rest
 
 
 def _grouped(text: str) -> str:

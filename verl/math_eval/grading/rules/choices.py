@@ -13,6 +13,12 @@ _LETTER_AND_VALUE = re.compile(
     rf"{TEXT}?\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+)?(?:\(\s*([A-J])\s*\)|([A-J])\s*{END}?\s*[.:)])\s*{END}?\s*(\S.*)",
     re.DOTALL,
 )
+# Beside a letter as gold: B = 12, B \\quad 12, B \\text{ (12)}, E: \\text{...}
+_LETTER_THEN = re.compile(
+    rf"{TEXT}?\s*(?:(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+)?\(?([A-J])\)?\s*{END}?\s*"
+    rf"(?:[.:=,–—]|{TEXT}?\s*(?:-|–|:|\()|(?=\s\d|\s?{TEXT}|\s\\))\s*{END}?\s*(?=\S)(?P<rest>.*)",
+    re.DOTALL,
+)
 _LETTERS = re.compile(r"[A-J]{2,10}")
 
 
@@ -25,6 +31,8 @@ def choice(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
     gold_letters, letters = choice_letters(g), choice_letters(a)
     if letters is None and gold_letters is not None and (option := choice_with_value(a)):
         letters = option[0]
+    if letters is None and gold_letters is not None and len(gold_letters) == 1:
+        letters = _letter_then_text(a)
     if gold_letters is None or letters is None:
         return None
     return comparison.say(letters == gold_letters, "choice")
@@ -41,6 +49,14 @@ def choice_letters(text: str) -> str | None:
     if _LETTERS.fullmatch(letters) and len(set(letters)) == len(letters):
         return "".join(sorted(letters))
     return None
+
+
+def _letter_then_text(text: str) -> str | None:
+    """B of "B = 12"; None where more letters follow."""
+    match = _LETTER_THEN.fullmatch(text)
+    if match is None or re.search(r"(?<![a-zA-Z\\])[A-J](?! [a-z]|[a-zA-Z'])", match["rest"]):
+        return None
+    return match[1]
 
 
 def choice_with_value(text: str) -> tuple[str, str] | None:

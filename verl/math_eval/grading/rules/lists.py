@@ -4,7 +4,9 @@ import re
 
 from verl.math_eval.grading.judge import Comparison
 from verl.math_eval.grading.names import names_of, sorted_by_name, split_names
+from verl.math_eval.grading.normalize import key
 from verl.math_eval.grading.rules.regions import as_region, may_be_region
+from verl.math_eval.grading.rules.vectors import combined, unit_vector
 from verl.math_eval.grading.structure import (
     Bracketed,
     both_signs,
@@ -19,6 +21,7 @@ from verl.math_eval.grading.structure import (
 )
 
 MAX_REPEATED = 4  # spellings of one answer in a list
+_ROOT = re.compile(r"(x|z|t|r|m|k|\\lambda)\s*_\s*\{?\s*\d\s*\}?\s*=\s*([^=]+)", re.DOTALL)
 _POINT = re.compile(r"[A-Z]\s*(\(.*\))", re.DOTALL)
 
 
@@ -38,13 +41,32 @@ def items(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
     if len(la) == len(lg) == 1:
         return None
     if len(la) != len(lg):
+        la, lg = _distinct_tuples(la), _distinct_tuples(lg)
+    if len(la) != len(lg):
         return _other_count(comparison, a, g, la, lg, depth)
+    if (roots_a := _numbered_roots(la)) and (roots_g := _numbered_roots(lg)):
+        return comparison.any_order(roots_a, roots_g, depth)
     named = [len(names_of(items)) > 1 for items in (la, lg)]
     if named[1] and not named[0] and comparison.in_order(la, lg, depth):
         return True
     if fixed_a or fixed_g or named[0] != named[1]:
         return comparison.in_order(sorted_by_name(la), sorted_by_name(lg), depth)
     return comparison.any_order(la, lg, depth)
+
+
+def _distinct_tuples(items: list[str]) -> list[str]:
+    """Points are a set however they are written: (1, 2), (1, 2) is one. Numbers are counted."""
+    if not all(item.startswith("(") and "," in item for item in items):
+        return items
+    return list({key(item): item for item in items}.values())
+
+
+def _numbered_roots(items: list[str]) -> list[str]:
+    """[1, 2] of x_1 = 1, x_2 = 2: the numbers of roots are free; [] for everything else."""
+    found = [_ROOT.fullmatch(item) for item in items]
+    if not all(found) or len({match[1] for match in found if match}) != 1:
+        return []
+    return [match[2] for match in found if match]
 
 
 def _other_count(comparison: Comparison, a: str, g: str, la: list[str], lg: list[str], depth: int) -> bool | None:
@@ -83,6 +105,11 @@ def brackets(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
     if ba is None and bg is None:
         return None
     if ba is None or bg is None:
+        one = ba or bg
+        assert one is not None
+        if found := unit_vector(a if ba is None else g, len(one.items)):
+            entries = list(one.items)
+            return comparison.in_order(*((found, entries) if ba is None else (entries, found)), depth)
         if point := _POINT.fullmatch(a if ba is None else g):  # P(1, 2) is (1, 2)
             return comparison.equal(point[1], g, depth + 1) if ba is None else comparison.equal(a, point[1], depth + 1)
         related = split_relation(a)[1] or split_relation(g)[1]
@@ -97,9 +124,15 @@ def brackets(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
 
 def matrices(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
     """By cell; a tuple may stand for a vector and [[1, 2], [3, 4]] for a matrix."""
-    ma, mg = matrix(a), matrix(g)
+    ma, mg = matrix(a) or combined(a), matrix(g) or combined(g)
     if ma is None and mg is None:
         return None
+    if ma is None or mg is None:
+        column = ma or mg
+        assert column is not None
+        if set(column.shape) == {1} and (found := unit_vector(a if ma is None else g, len(column.rows))):
+            cells = [row[0] for row in column.rows]
+            return comparison.in_order(*((found, cells) if ma is None else (cells, found)), depth)
     if (ma is None or mg is None) and (split_relation(a)[1] or split_relation(g)[1]):
         return None
     ma, mg = ma or in_form_of(mg, a), mg or in_form_of(ma, g)

@@ -99,7 +99,7 @@ _MARKED_UNIT = re.compile(
     re.DOTALL,
 )
 _PERCENT = re.compile(
-    rf"(?P<value>.*?)\s*(?:%|{TEXT}\s*(?:%|per\s?cent|percentage|pct)\.?\s*{END}|\b(?:percent|percentage|pct)\.?)",
+    rf"(?P<value>.*?)\s*(?:%(?:\s*{TEXT}\s*(?:per|a|of|each|for|in)\b[^{TEXT}{END}\d]*{END})?|{TEXT}\s*(?:%|per\s?cent|percentage|pct)\.?\s*{END}|\b(?:percent|percentage|pct)\.?)",
     re.DOTALL,
 )
 _NUMBER_AND_LETTERS = re.compile(
@@ -107,6 +107,7 @@ _NUMBER_AND_LETTERS = re.compile(
 )
 _NOT_UNITS = re.compile(r"\b(?:and|or|if|when|where|for|is|are)\b|[=<>]")
 _UNIT_TOKEN = re.compile(r"[a-zA-Z]+|/|\^\{?(-?\d)\}?")
+_PER_SECOND = re.compile(r"\b(c?m|km|rad)s(?=\s*\^\s*\{?\s*-)")
 _PART = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([a-zA-Z]+)\.?\s*,?\s*(?:and\b)?")
 _FEET_AND_INCHES = re.compile(r"\s*(\d+)\s*'\s*(\d+(?:\.\d+)?)\s*(?:\"|'')\s*")
 
@@ -172,7 +173,7 @@ def _canonical(unit: str) -> str:
     text = re.sub(rf"[{TEXT}{END}]", " ", unit)
     text = re.sub(r"\\frac\{(.*)\}\{(.*)\}", r"\1/\2", text)
     text = re.sub(r"\b([apAP])\.?\s?([mM])\b\.?", r"\1\2", text).replace("\\Omega", "ohm")
-    text = re.sub(r"\\mu\s*", "u", text)
+    text = _PER_SECOND.sub(r"\1 s", re.sub(r"\\mu\s*", "u", text))
     powers: Counter[str] = Counter()
     sign, dimension, last = 1, 1, ""
     for match in _UNIT_TOKEN.finditer(text):
@@ -249,6 +250,8 @@ def same_compound(answer: str, gold: str) -> Decision:
         return None
     if wanted is None:
         return False, "another unit"
+    if not other.unit and found == several.value_in(several.units[-1]):
+        return True, "units together"
     close = rounds_to("", wanted, other.value, found) if a is not None else rounds_to(other.value, found, "", wanted)
     return found == wanted or close, "units together"
 

@@ -28,6 +28,7 @@ from verl.math_eval.grading.values.expression import Unreadable, read
 
 _REALS = re.compile(r"\s*\\mathbb\{R\}\s*")
 _POSITIVE = re.compile(r"\s*\\mathbb\{R\}\s*[_^]\{?\s*\+\s*\}?\s*")
+_HALF_LINE = re.compile(r"\s*\\mathbb\{R\}\s*[_^]\{?\s*(-|(?:\\geq|\\leq|>|<)\s*0)\s*\}?\s*")
 _SET_BUILDER = re.compile(r"\\\{\s*(?:[a-zA-Z]|\\[a-zA-Z]+)\s*(?:\\in\s*\\mathbb\{R\})?\s*[|:]\s*(.*)\\\}", re.DOTALL)
 _MEMBER = re.compile(
     r"(?:[a-zA-Z]|\\[a-zA-Z]+|\(\s*[a-zA-Z](?:\s*,\s*[a-zA-Z])+\s*\))\s*\\in\s*(?=[(\[]|\\\{|\\mathbb|\\emptyset)"
@@ -79,6 +80,9 @@ def as_region(text: str) -> Region | None:
     """
     text = re.sub(r"-\s*(?=\\\{)", r"\\setminus ", without_member(text.strip()))  # \mathbb{R} - \{0\}
     conditions = [one for condition in split_list(text)[0] for one in expand_plus_minus(condition)]
+    if len(conditions) > 1 and _REALS.fullmatch(conditions[0]) and _is_inequality(conditions[1]):
+        conditions = conditions[1:]  # x \\in \\mathbb{R}, x \\ne 2
+        text = ", ".join(conditions)
     if split_relation(conditions[0] if conditions else "")[1] == ["\\ne"]:  # x \ne 1, 2
         variable = conditions[0].split("\\ne")[0]
         conditions = [c if split_relation(c)[1] else f"{variable}\\ne {c}" for c in conditions]
@@ -137,6 +141,8 @@ def _simple(text: str, listed: bool = False) -> Region | None:
     text = text.strip()
     if _REALS.fullmatch(text):
         return [_interval("-\\infty", False, "\\infty", False)]
+    if sign := _HALF_LINE.fullmatch(text):
+        return [_half_line(sign[1])]
     if _POSITIVE.fullmatch(text):
         return [_interval("0", False, "\\infty", False)]
     members, signs = split_relation(text)
@@ -148,6 +154,14 @@ def _simple(text: str, listed: bool = False) -> Region | None:
     if found is not None and len(found.items) == 2 and found.opening in "([" and found.closing in ")]":
         return [_interval(found.items[0], found.opening == "[", found.items[1], found.closing == "]")]
     return _outward(text)
+
+
+def _half_line(index: str) -> Interval:
+    """Of \\mathbb{R} with an index: "-", > 0, \\geq 0, < 0 or \\leq 0."""
+    closed = "eq" in index
+    if ">" in index or "\\geq" in index:
+        return _interval("0", closed, "\\infty", False)
+    return _interval("-\\infty", False, "0", closed)
 
 
 def _outward(text: str) -> Region | None:

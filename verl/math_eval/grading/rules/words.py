@@ -19,10 +19,45 @@ _SCALES = {"dozen": 12, "hundred": 100, "thousand": 1_000, "million": 10**6, "bi
 _PARTS = {
     word: parts for parts, word in enumerate(names("half third quarter fifth sixth seventh eighth ninth tenth"), 2)
 } | {"halve": 2, "fourth": 4, "hundredth": 100}
-_SYNONYMS = {"dne": "doe not exist", "not possible": "impossible"}  # as ``words`` spells them
+_SYNONYMS = {
+    "dne": "doe not exist",
+    "not possible": "impossible",
+    "limit doe not exist": "doe not exist",
+} | dict.fromkeys(
+    ("it doe not exist", "thi limit doe not exist", "undefined limit"), "doe not exist"
+)  # as ``words`` spells them
+_SIGNED_REALS = {
+    "": "\\mathbb{R}",
+    "positive ": "(0,\\infty)",
+    "negative ": "(-\\infty,0)",
+    "nonnegative ": "[0,\\infty)",
+    "nonpositive ": "(-\\infty,0]",
+    "nonzero ": "\\mathbb{R}\\setminus\\{0\\}",
+}
+_GENERIC = frozenset({"function", "quadrant", "number", "integer", "series", "sequence", "on", "in", "is", "are"})
 _WORDS_FOR_SYMBOLS = {
     **dict.fromkeys(["no solution", "no real solution", "no solution exist", "empty set"], "\\emptyset"),
-    **dict.fromkeys(["all real number", "all real"], "\\mathbb{R}"),
+    **{
+        f"{start}{sign}{kind}": region
+        for start in ("", "all ", "set of all ", "set of ", "any ")
+        for kind in ("real number", "real")
+        for sign, region in _SIGNED_REALS.items()
+        if start or sign or kind == "real number"
+    },
+    **{
+        f"{start}{sign}{kind}": f"\\mathbb{{{letter}}}{mark}"
+        for start in ("all ", "set of all ", "set of ", "any ")
+        for kind, letter in (
+            ("integer", "Z"),
+            ("whole number", "Z"),
+            ("rational number", "Q"),
+            ("rational", "Q"),
+            ("complex number", "C"),
+        )
+        for sign, mark in (("", ""), ("positive ", "^+"), ("negative ", "^-"))
+        if letter != "C" or not sign
+    },
+    **dict.fromkeys([f"{start}natural number" for start in ("all ", "set of ", "set of all ")], "\\mathbb{N}"),
     **dict.fromkeys(["infinity", "infinite", "infinitely many", "infinitely many solution"], "\\infty"),
 }
 _NOT_WORDS = re.compile(r"[\\=<>^_{}+*/|\[\]]")
@@ -40,7 +75,7 @@ def text(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
         return comparison.say(False, "words against a formula") if marked else None
     if TEXT not in a + g and max(len(gold_words), len(answer_words)) <= 3 and not {"yes", "no"} & {gold_words}:
         return None  # perhaps products of variables
-    return comparison.say(answer_words == gold_words, "words")
+    return comparison.say(answer_words == gold_words or _essence(answer_words) == _essence(gold_words), "words")
 
 
 def conditional(comparison: Comparison, a: str, g: str, depth: int) -> bool | None:
@@ -63,6 +98,17 @@ def words(text: str) -> str | None:
     parts = sorted(_plain_words(part) for part in re.split(r",?\s+and\s+|[,&]", plain.casefold()))
     spelling = ", ".join(part for part in parts if part)
     return _SYNONYMS.get(spelling, spelling)
+
+
+def _essence(spelling: str) -> str:
+    """Without generic nouns and prepositions, where something else is left: odd function is odd; one-to-one is one to
+    one.
+    """
+    found = spelling.split()
+    kept = [word for word in found if word not in _GENERIC]
+    if kept and len(found) <= 3:
+        found = sorted(kept, key=len) if len(kept) == 2 and min(map(len, kept)) == 1 else kept
+    return "".join(found)
 
 
 def _plain_words(text: str) -> str:
@@ -123,28 +169,42 @@ def in_symbols(text: str) -> str:
     for end in range(len(found), max(0, len(found) - 3), -1):
         if (value := number_word(" ".join(found[:end]))) is not None:
             rest = " ".join(found[end:])
+            if rest.startswith("to ") or rest == "to":
+                return text  # one to one
             number = str(value) if value.denominator == 1 else f"\\frac{{{value.numerator}}}{{{value.denominator}}}"
             return f"{number}{TEXT}{rest}{END}" if rest else number
     return text
 
 
-_NUMERAL = r"(?:\d[\d.,]*\d|\d|\\pi|[a-z](?![a-z]))"
+_NUMERAL = r"(?:\d|\\pi|[a-z](?![a-z]))"
+
+
+def _after(words: str, what: str = "") -> re.Pattern[str]:
+    """Words after a number, typed or marked as text; with ``what`` behind them, where that is given."""
+    return re.compile(
+        rf"(?<=[\d}}])\s*{TEXT}?\s*(?<![a-zA-Z])(?:{words})(?![a-zA-Z])\s*{END}?" + (rf"\s*{what}" if what else "")
+    )
+
+
 _OPERATIONS = (
-    (re.compile(rf"(?<=[\d}}])\s*{TEXT}?\s*squared\s*{END}?(?![a-zA-Z])"), "^{2}"),
-    (re.compile(rf"(?<=[\d}}])\s*{TEXT}?\s*cubed\s*{END}?(?![a-zA-Z])"), "^{3}"),
-    (re.compile(rf"(?<=\d)\s*{TEXT}?\s*factorial\s*{END}?(?![a-zA-Z])"), "!"),
-    (re.compile(rf"(?<=\d)\s*{TEXT}?\s*pi\s*{END}?(?![a-zA-Z])"), r"\\pi "),
+    (_after("squared"), "^{2}"),
+    (_after("cubed"), "^{3}"),
+    (_after("factorial"), "!"),
+    (_after("pi"), r"\\pi "),
+    (_after("to the power(?: of)?|raised to(?: the power(?: of)?)?", r"(\d+)"), r"^{\1}"),
+    (_after("divided by|over", rf"(?={_NUMERAL})"), "/"),
+    (_after("times|multiplied by", rf"(?={_NUMERAL})"), "*"),
+    (_after("plus", rf"(?={_NUMERAL})"), "+"),
+    (_after("minus", rf"(?={_NUMERAL})"), "-"),
+    (re.compile(rf"(?<![\w.])(\d+)\s*{TEXT}?\s*choose\s*{END}?\s*(\d+)"), r"\\binom{\1}{\2}"),
     (
-        re.compile(rf"(?<=\d)\s+{TEXT}?\s*(?:to the power(?: of)?|raised to(?: the power(?: of)?)?)\s*{END}?\s+(\d+)"),
-        r"^{\1}",
+        re.compile(rf"(\d[\d.]*)\s*(?:%|{TEXT}?\s*percent)\s*{END}?\s*{TEXT}?\s*of\s*{END}?\s*(\d+)"),
+        r"\\frac{\1*\2}{100}",
     ),
-    (re.compile(rf"(?<=\d)\s+{TEXT}?\s*(?:divided by|over)\s*{END}?\s+(?={_NUMERAL})"), "/"),
-    (re.compile(rf"(?<=\d)\s+{TEXT}?\s*(?:times|multiplied by)\s*{END}?\s+(?={_NUMERAL})"), "*"),
-    (re.compile(rf"(?<=\d)\s+{TEXT}?\s*plus\s*{END}?\s+(?={_NUMERAL})"), "+"),
-    (re.compile(rf"(?<=\d)\s+{TEXT}?\s*minus\s*{END}?\s+(?={_NUMERAL})"), "-"),
-    (re.compile(rf"(?<![\w.])(\d+)\s+{TEXT}?\s*choose\s*{END}?\s+(\d+)"), r"\\binom{\1}{\2}"),
-    (re.compile(rf"(\d[\d.]*)\s*(?:%|{TEXT}?\s*percent)\s*{TEXT}?\s*of\s*{END}?\s+(\d+)"), r"\\frac{\1*\2}{100}"),
-    (re.compile(rf"(?<![\w.])(\d+)\s+{TEXT}?\s*(?:out of|in)\s*{END}?\s+(\d+)(?![\w.])"), r"\\frac{\1}{\2}"),
+    (
+        re.compile(rf"(?<![\w.])(\d+)\s*{TEXT}?\s*(?<![a-zA-Z])(?:out of|chances? in|in)\s*{END}?\s*(\d+)(?![\w.])"),
+        r"\\frac{\1}{\2}",
+    ),
 )
 
 

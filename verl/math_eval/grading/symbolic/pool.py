@@ -48,9 +48,9 @@ class _Worker:
         self.questions = 0
         self.ready = False
 
-    def ask(self, answer: str, gold: str, seconds: float) -> tuple[bool, float]:
-        """(equal, seconds it took, without the start of the process). After TimedOut or WorkerDied the worker is of no
-        use.
+    def ask(self, answer: str, gold: str, seconds: float) -> tuple[bool | None, float]:
+        """(equal or None, seconds it took, without the start of the process). After TimedOut or WorkerDied the worker
+        is of no use.
         """
         if not self.ready:
             if self._line(time.monotonic() + START_SECONDS) != b"ready":
@@ -100,8 +100,11 @@ class SymbolicPool:
         self.alive: set[_Worker] = set()
         self.lock = threading.Lock()
 
-    def equal(self, answer: str, gold: str, seconds: float) -> tuple[bool, float]:
-        """(whether math-verify finds them equal, seconds spent). Raises TimedOut or WorkerDied."""
+    def equal(self, answer: str, gold: str, seconds: float) -> tuple[bool | None, float]:
+        """(whether math-verify finds them equal, None where it cannot read one; seconds spent).
+
+        Raises TimedOut or WorkerDied.
+        """
         worker = self.idle.get() or self._start()
         try:
             result = worker.ask(answer, gold, seconds)

@@ -1,7 +1,8 @@
 """The process that asks math-verify whether two expressions are equal. Run by its path, never imported: see
 ``pool``.
 
-Protocol: a line of JSON [answer, gold, seconds] in, a line of JSON true or false out. First of all a line "ready".
+Protocol: a line of JSON [answer, gold, seconds] in, a line of JSON true, false or null (it cannot read one) out. First
+of all a line "ready".
 It imports nothing of this package, because importing ``verl`` takes seconds.
 """
 
@@ -44,13 +45,16 @@ def _load():
     # No ExprExtractionConfig: that one hands text to sympy's parse_expr, which evaluates it as Python.
     config = [LatexExtractionConfig(boxed_match_priority=0)]
 
-    def equal(answer: str, gold: str) -> bool:
+    def equal(answer: str, gold: str) -> bool | None:
         try:
             parsed = [
                 parse(f"\\boxed{{{text}}}", config, fallback_mode="first_match", parsing_timeout=None)
                 for text in (gold, answer)
             ]
-            return bool(verify(*parsed, timeout_seconds=None))
+            if verify(*parsed, timeout_seconds=None):
+                return True
+            readable = all(any(not isinstance(one, str) for one in found) for found in parsed)
+            return False if readable else None  # only text was found, no expression
         except MemoryError:
             os._exit(3)  # the heap may be in any state
         except Exception:
