@@ -263,7 +263,7 @@ def _after_marker(text: str) -> str | None:
 
 
 def _later_sentence_counts(rest: str) -> bool:
-    """Whether a sentence of its own behind the last formula has a number: that is the answer then."""
+    """Whether a sentence of its own after the last formula has a number: that is the answer then."""
     end = re.match(r"\s*(?=[A-Z][a-z])", rest) or SENTENCE_END.search(rest)
     return end is not None and bool(_last_number(rest[end.end() :]))
 
