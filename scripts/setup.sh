@@ -17,19 +17,24 @@ if [ -z "$PYTHON" ]; then
     exit 1
 fi
 
-stamp=.venv/installed-$(cat requirements.txt requirements-dev.txt setup.py | sha256sum | cut -c1-16)
+# Containers often have the device without nvidia-smi.
+has_gpu() { command -v nvidia-smi >/dev/null || [ -e /dev/nvidia0 ] || [ -e /proc/driver/nvidia/version ]; }
+requirements=(-r requirements.txt -r requirements-dev.txt)
+has_gpu && requirements+=(-r requirements-gpu.txt)
+
+stamp=.venv/installed-$(cat requirements*.txt setup.py <(echo "${requirements[*]}") | sha256sum | cut -c1-16)
 [ -e "$stamp" ] && exit 0
 echo "Making .venv with $("$PYTHON" --version)"
 "$PYTHON" -m venv .venv
 pip="$PWD/.venv/bin/python -m pip --disable-pip-version-check --no-input"
 
 torch=$(grep '^torch==' requirements.txt)
-if ! command -v nvidia-smi >/dev/null; then
+if ! has_gpu; then
     # The CPU build is far smaller. Where its index is out of reach, any build of the same version will do.
     $pip install --quiet --retries 1 --timeout 15 --index-url https://download.pytorch.org/whl/cpu "$torch" ||
         $pip install --progress-bar on "$torch"
 fi
 echo "Installing the requirements"
-$pip install --quiet --progress-bar on -r requirements.txt -r requirements-dev.txt
+$pip install --quiet --progress-bar on "${requirements[@]}"
 $pip install --quiet --no-deps --editable .
 touch "$stamp"

@@ -192,12 +192,12 @@ class DFTEngine(FSDPEngineWithLMHead):
         shard = torch.distributed.get_rank(self.ulysses_parallel_group) if self.use_ulysses_sp else 0
         return within_slice(targets, shard * width, width)
 
-    def _packed_rows(self, borders: torch.Tensor, pad_size: int) -> dict[str, attention.PackedRows]:
-        """What :mod:`verl.dft.model.attention` needs to know; padding counts as a row."""
-        if self.model_config.hf_config._attn_implementation != attention.NAME:
-            return {}
+    def _packed_rows(self, borders: torch.Tensor, pad_size: int) -> dict[str, Any]:
+        """What the attention needs to know of the rows' borders; padding counts as a row."""
         if pad_size:
             borders = torch.cat([borders, borders[-1:] + pad_size])
+        if self.model_config.hf_config._attn_implementation != attention.NAME:
+            return flash_attention_rows(borders, get_device_id()) if self.ulysses_sequence_parallel_size == 1 else {}
         return {"packed_rows": attention.PackedRows(borders, get_device_id())}
 
     def _fused_loss(
@@ -292,3 +292,12 @@ def estimate_activations(module: torch.nn.Module, dtype: torch.dtype) -> dict[st
         reason = (str(error).splitlines() or [""])[0]
         print(f"No estimate of the activations' memory ({type(error).__name__}: {reason}).", flush=True)
         return {}
+
+
+def flash_attention_rows(borders: torch.Tensor, device: Any) -> dict[str, Any]:
+    """The borders under transformers' names: without them it finds them in the position ids, waiting in every layer.
+
+    borders: ``(rows + 1,)`` on the host.
+    """
+    longest, sent = int(borders.diff().max()), borders.to(device, torch.int32, non_blocking=True)
+    return {"cu_seq_lens_q": sent, "cu_seq_lens_k": sent, "max_length_q": longest, "max_length_k": longest}

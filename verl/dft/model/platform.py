@@ -5,6 +5,8 @@ platform: the one module of this project whose import does something. With an ac
 """
 
 import contextlib
+import glob
+import os
 from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
@@ -79,7 +81,13 @@ class PlatformCPU(PlatformBase):
         return True
 
     def is_platform_available(self, use_smi_check: bool = False) -> bool:
-        """Only where no other registered platform is: detection takes the first that answers yes."""
+        """Only where no other registered platform is: detection takes the first that answers yes.
+
+        verl looks for a GPU by nvidia-smi, which containers may lack: a GPU that torch can use is never passed over.
+        When no platform answers yes, verl takes NVIDIA's.
+        """
+        if torch.cuda.is_available():
+            return False
         for name in PlatformRegistry.registered_names():
             other = PlatformRegistry.get(name)
             if other is None or name == PLATFORM_NAME:
@@ -140,3 +148,32 @@ class PlatformCPU(PlatformBase):
 
     def cudart(self) -> None:
         return None
+
+
+def device_problem(device: str) -> str | None:
+    """Why training on ``device`` (verl's name for it) is not what this machine is for, in one sentence; None if it is.
+
+    A GPU that is there and cannot be used must not end as a run on the CPU that says nothing. VERL_PLATFORM=cpu in the
+    environment says that the CPU is meant.
+    """
+    meant = "To train on the CPU all the same, set VERL_PLATFORM=cpu in the environment."
+    if device == "cuda" and not torch.cuda.is_available():
+        return f"expected a GPU, for nvidia-smi is there; found that torch {_why_no_cuda()}. {meant}"
+    asked = os.environ.get("VERL_PLATFORM", "").strip().lower() == PLATFORM_NAME
+    if device == PLATFORM_NAME and not asked and nvidia_devices():
+        where = nvidia_devices()[0]
+        return f"expected to train on the GPU of this machine ({where}); found that torch {_why_no_cuda()}. {meant}"
+    return None
+
+
+def nvidia_devices() -> list[str]:
+    """The device files of NVIDIA GPUs, which are there with and without nvidia-smi."""
+    return sorted(glob.glob("/dev/nvidia[0-9]*"))
+
+
+def _why_no_cuda() -> str:
+    if torch.version.cuda is None:
+        return f"{torch.__version__} is a build without CUDA: install the CUDA build of the version in requirements.txt"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") == "":
+        return "sees no GPU because CUDA_VISIBLE_DEVICES is empty: unset it"
+    return f"sees no GPU: its CUDA {torch.version.cuda} needs another driver, or the container was started without GPUs"

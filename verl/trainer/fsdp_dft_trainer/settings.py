@@ -3,7 +3,8 @@
 Every ValueError here says what was expected, what was found, and what to do.
 """
 
-import importlib.util
+import importlib
+import importlib.metadata
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from verl.utils.device import get_device_name, is_device_available
 
 from verl.dft.data.dataset import check_files
 from verl.dft.model import activations, attention
+from verl.dft.model.platform import device_problem
 from verl.dft.model_folder import resolve_model
 from verl.trainer.fsdp_dft_trainer.progress import BEST_METRICS
 from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig, file_list, needed_columns, training_objective
@@ -135,6 +137,8 @@ def _check_launch(config: DictConfig, launch: Launch) -> None:
                 f"trainer.{flag}={config.trainer[flag]}, but torchrun started {actual}. "
                 "Set it with torchrun's --nnodes and --nproc_per_node and remove the flag."
             )
+    if problem := device_problem(get_device_name()):
+        raise ValueError(problem)
     device = config.trainer.device
     if device is not None and device != get_device_name():
         raise ValueError(f"trainer.device={device}, but this machine offers {get_device_name()}. Remove the flag.")
@@ -189,9 +193,15 @@ def _complete_precision(config: DictConfig) -> None:
 
 def _complete_optimizer(config: DictConfig) -> None:
     """One kernel for all parameters, where the user has not chosen an optimizer or options of their own."""
-    optim = config.optim
-    if (optim.optimizer_impl, optim.optimizer) == ("torch.optim", "AdamW"):
-        optim.override_optimizer_config = {"fused": True, **(optim.override_optimizer_config or {})}
+    optim, scaled = config.optim, config.engine.dtype == "float16"
+    options = optim.override_optimizer_config or {}
+    if scaled and options.get("fused"):
+        raise ValueError(
+            "optim.override_optimizer_config.fused=True cannot be used with engine.dtype=float16: the fused optimizer "
+            "and FSDP's loss scaler do not fit together. Remove it, or train in bfloat16."
+        )
+    if (optim.optimizer_impl, optim.optimizer) == ("torch.optim", "AdamW") and not scaled:
+        optim.override_optimizer_config = {"fused": True, **options}
 
 
 def _complete_model(config: DictConfig, say: Any) -> None:
@@ -200,8 +210,11 @@ def _complete_model(config: DictConfig, say: Any) -> None:
     if model.use_liger and on_cpu:
         say("model.use_liger=True needs a GPU; training goes on without it.")
         model.use_liger = False
-    elif model.use_liger and importlib.util.find_spec("liger_kernel") is None:
-        raise ValueError("model.use_liger=True needs the package liger-kernel. pip install liger-kernel==0.8.5")
+    elif model.use_liger and (problem := package_problem("liger-kernel", "liger_kernel.transformers", "0.")):
+        raise ValueError(
+            f"model.use_liger=True needs liger-kernel; found that {problem}. pip install -r requirements-gpu.txt, or "
+            "set model.use_liger=False."
+        )
     if config.engine.strategy == "fsdp" and on_cpu:
         say(
             "model.strategy=fsdp needs a GPU; training goes on with fsdp2, which computes the same and shards by "
@@ -231,6 +244,12 @@ def _complete_checkpointing(config: DictConfig) -> None:
         raise ValueError(
             f"expected model.activation_checkpointing to be one of {', '.join(activations.KINDS)}; found {kind!r}"
         )
+    if model.activation_checkpointing == "selective" and model.use_liger:
+        raise ValueError(
+            "model.activation_checkpointing=selective cannot be used with model.use_liger=True: Liger rotates queries "
+            "and keys in the memory of the products that are kept, so recomputation would rotate them twice and the "
+            "gradients would be wrong. Use full or off, or model.use_liger=False."
+        )
     if kind in ("full", "selective") and not enabled:
         raise ValueError(
             f"model.activation_checkpointing={kind} contradicts model.enable_gradient_checkpointing=False. "
@@ -239,12 +258,16 @@ def _complete_checkpointing(config: DictConfig) -> None:
 
 
 def _complete_attention(config: DictConfig) -> None:
-    flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
     chosen = config.model.override_config.get("attn_implementation")
-    if chosen is None:
-        chosen = config.model.override_config["attn_implementation"] = "flash_attention_2" if flash else attention.NAME
-    if chosen == "flash_attention_2" and not flash:
-        raise ValueError("attn_implementation=flash_attention_2 needs a GPU and the package flash-attn. Remove it.")
+    if chosen is None:  # torch's kernel for packed rows, which is flash-attn's own: no reason to look for the package
+        chosen = config.model.override_config["attn_implementation"] = attention.NAME
+    if chosen == "flash_attention_2":
+        problem = package_problem("flash-attn", "flash_attn", "2.") if torch.cuda.is_available() else "there is no GPU"
+        if problem:
+            raise ValueError(
+                f"attn_implementation=flash_attention_2 needs a GPU and the package flash-attn 2; found {problem}. "
+                "Remove the flag."
+            )
     shards = config.engine.ulysses_sequence_parallel_size
     if shards > 1 and chosen not in ("flash_attention_2", attention.NAME):
         raise ValueError(
@@ -253,3 +276,22 @@ def _complete_attention(config: DictConfig) -> None:
         )
     if shards > 1 and not config.model.use_remove_padding:
         raise ValueError(f"ulysses_sequence_parallel_size={shards} needs packed rows; set use_remove_padding=true.")
+
+
+def package_problem(package: str, module: str, version: str) -> str | None:
+    """Why ``module`` of ``package`` cannot be used, or None. version: what that of the package must begin with.
+
+    Tried, not looked up: another package may have a module of that name, and a wheel built for another torch is found
+    and does not load.
+    """
+    try:
+        found = importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return f"{package} is not installed"
+    if not found.startswith(version):
+        return f"its version is {found}"
+    try:
+        importlib.import_module(module)
+    except Exception as error:  # a broken wheel may raise anything
+        return f"{package} {found} does not load ({type(error).__name__}: {(str(error).splitlines() or [''])[0]})"
+    return None
