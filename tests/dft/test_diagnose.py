@@ -14,6 +14,7 @@ from verl.dft import diagnose, forecast
 from verl.dft.data.dataset import tokenize_files
 from verl.dft.forecast import TargetTokens, advise, deciles, forecast_sums, most_ignored, short_form, summary
 from verl.dft.loss.objectives import objective
+from verl.dft.model import scoring
 
 
 def target_tokens(p, ids=None, first=None, stop=None, entropy=None) -> TargetTokens:
@@ -209,3 +210,40 @@ def test_the_model_is_left_as_it_was(tiny_model, parquet_files):
     how, _ = diagnose.row_format_of(str(parquet_files[1]), tokenizer, max_length=96)
     diagnose.measure(model, tokenize_files([str(parquet_files[1])], how, tokenizer, "rows")[0])
     assert torch.equal(model(torch.tensor([[1, 2, 3]])).logits, before)
+
+
+def test_on_a_cpu_the_time_decides_how_many_rows_are_measured(tmp_path, tiny_model, parquet_files, monkeypatch, capsys):
+    clock = iter(range(0, 10_000, 10))  # ten seconds pass between two looks at the clock
+    monkeypatch.setattr(scoring.time, "monotonic", lambda: float(next(clock)))
+    options = ["--model", str(tiny_model), "--data", str(parquet_files[0]), "--device", "cpu", "--seconds", "5"]
+    found = diagnose.diagnose(diagnose.parser().parse_args([*options, "--out", str(tmp_path / "out")]))
+    assert found["target_rows"] == scoring.TOGETHER < 40
+    assert "measured 16 of these rows in 5 s" in capsys.readouterr().out
+
+
+def test_a_part_that_time_allowed_is_a_fair_sample_not_the_longest_rows(tiny_model, parquet_files):
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(tiny_model), AutoTokenizer.from_pretrained(tiny_model)
+    how, _ = diagnose.row_format_of(str(parquet_files[0]), tokenizer, max_length=96)
+    rows, _ = tokenize_files([str(parquet_files[0])], how, tokenizer, "rows")
+    whole, timed = diagnose.measure(model, rows), diagnose.measure(model, rows, seconds=1000)
+    assert np.allclose(np.sort(whole.log_probs), np.sort(timed.log_probs), atol=1e-5)
+    parts = [diagnose.measure(model, rows, seconds=1e-9, seed=seed) for seed in range(20)]
+    lengths = [len(part.p) / part.is_first.sum() for part in parts]
+    mean = len(whole.p) / whole.is_first.sum()
+    assert min(lengths) < mean < max(lengths) and np.mean(lengths) == pytest.approx(mean, rel=0.1)
+
+
+def test_the_error_of_the_mean_is_that_of_rows_drawn_again():
+    rng = np.random.default_rng(0)
+    lengths = rng.integers(1, 30, 300)
+    rows = [np.clip(rng.normal(rng.uniform(0.2, 0.9), 0.05, n), 0, 1) for n in lengths]
+    first = np.concatenate([np.arange(n) == 0 for n in lengths])
+    claimed = forecast.error_of_the_mean(np.concatenate(rows), first)
+    drawn = [np.concatenate([rows[i] for i in rng.integers(300, size=300)]).mean() for _ in range(2000)]
+    assert claimed == pytest.approx(np.std(drawn), rel=0.1)
+    assert math.isnan(forecast.error_of_the_mean(np.array([0.5, 0.5]), np.array([True, False])))
+
+
+def test_a_device_that_is_not_here_is_one_line(tiny_model):
+    with pytest.raises(ValueError, match="--device: expected auto, cpu, cuda or cuda:N that is here, found 'cuda:99'"):
+        diagnose.load(str(tiny_model), "cuda:99")

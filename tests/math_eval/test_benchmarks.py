@@ -251,3 +251,28 @@ def test_without_an_answer_from_the_hub_the_cache_may_still_have_the_data(monkey
 
     monkeypatch.setattr("huggingface_hub.HfApi.dataset_info", gone)
     assert locate("aime24", None).revision is None
+
+
+def test_new_benchmarks_read_rows_of_their_sources_form(tmp_path):
+    aime = {"problem_idx": 1, "answer": 277, "problem": "Find it."}
+    assert named(tmp_path, "aime26", aime, 30).gold == "277"
+    hmmt = {"problem_idx": 1, "answer": "\\frac{1}{2}", "problem_type": ["Algebra"], "problem": "Find it."}
+    assert named(tmp_path, "hmmt_feb26", hmmt, 33).gold == "\\frac{1}{2}"
+    row = {"question": "Which?", "options": list("uvwxyz"), "answer": "F", "answer_index": 5, "category": "math"}
+    problem = named(tmp_path, "mmlu_pro_math", row, 1351)
+    assert problem.gold == "F" and problem.question.endswith("(E) y (F) z")
+
+
+def test_gpqas_right_answer_stands_under_every_letter_and_always_under_the_same(tmp_path):
+    rows = [
+        {"Question": f"q{i}?", "Correct Answer": "yes ", "Incorrect Answer 1": "no", "Incorrect Answer 2": "maybe",
+         "Incorrect Answer 3": "never"}
+        for i in range(198)
+    ]  # fmt: skip
+    write(tmp_path / "gpqa_diamond.jsonl", rows)
+    problems = load_problems(locate("gpqa_diamond", tmp_path))
+    letters = [p.gold for p in problems]
+    assert all(f"({p.gold}) yes" in p.question for p in problems)
+    assert all(30 < letters.count(letter) < 75 for letter in "ABCD")
+    write(tmp_path / "gpqa_diamond.jsonl", [dict(reversed(row.items())) for row in rows])
+    assert [p.gold for p in load_problems(locate("gpqa_diamond", tmp_path))] == letters

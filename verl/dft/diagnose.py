@@ -1,6 +1,6 @@
 """Before training: what does this model make of this data, and which objective suits?
 
-python -m verl.dft.diagnose --model MODEL --data train.parquet --sample 2000
+python -m verl.dft.diagnose --model MODEL --data train.parquet
 
 Rows become tokens by the trainer's own code, so that p is measured on exactly the tokens that would be trained, and
 log p comes from the trainer's own output projection. What the numbers mean is in ``verl/dft/forecast.py``.
@@ -28,6 +28,8 @@ from verl.dft.data.rows import TokenizedRows
 from verl.dft.errors import run_reporting_errors
 from verl.dft.forecast import TargetTokens
 from verl.dft.model.scoring import score_rows
+
+MOST_ROWS, SECONDS = 2000, 60.0  # of the sample; on a CPU as many of them as can be measured in this time
 
 
 def row_format_of(
@@ -111,13 +113,20 @@ def _in_terms_of(file: str, numbers: np.ndarray, part: str, message: str) -> str
     return f"{file}, row {numbers[int(found[1])]}: {message[found.end() :]}" if found else message
 
 
-def measure(model: torch.nn.Module, rows: TokenizedRows, stop_id: int | None = None) -> TargetTokens:
+def measure(
+    model: torch.nn.Module,
+    rows: TokenizedRows,
+    stop_id: int | None = None,
+    seconds: float | None = None,
+    seed: int = 0,
+) -> TargetTokens:
     """What ``model`` makes of the target tokens of ``rows``, in no particular order of rows.
 
-    stop_id: the token that ends a response; None: the last target of each run of targets.
+    stop_id: the token that ends a response; None: the last target of each run of targets. seconds, seed: as in
+    :func:`score_rows`.
     """
     found: dict[str, list[np.ndarray]] = {name: [] for name in ("log_probs", "entropy", "ids", "is_first", "is_stop")}
-    for part in score_rows(model, rows, ("entropy",)):
+    for part in score_rows(model, rows, ("entropy",), seconds, seed):
         predicted = part.is_target
         first = predicted & (predicted.cumsum(1) == 1)
         last = predicted & ~torch.nn.functional.pad(predicted[:, 1:], (0, 1))
@@ -136,7 +145,7 @@ def load(name: str, device: str) -> tuple[torch.nn.Module, Any]:
     from verl.dft.model_folder import resolve_model
 
     folder = resolve_model(name)
-    where = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    where = _device(device)
     dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
     try:
         model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=False)
@@ -145,16 +154,32 @@ def load(name: str, device: str) -> tuple[torch.nn.Module, Any]:
         raise ValueError(f"--model {name} cannot be loaded: {str(error).splitlines()[0]}") from error
 
 
+def _device(name: str) -> torch.device:
+    try:
+        device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # no such device, or a build of torch without it
+        reason = str(error).splitlines()[0]
+        raise ValueError(
+            f"--device: expected auto, cpu, cuda or cuda:N that is here, found {name!r}: {reason}"
+        ) from error
+    return device
+
+
 def diagnose(options: argparse.Namespace) -> dict[str, Any]:
     """Measure, print, and write ``forecast.json`` and ``forecast.png`` to ``options.out``; returns the former."""
     model, tokenizer = load(options.model, options.device)
     how, flags = row_format_from(options, tokenizer)
     print(f"rows are read as by {flags}, in the prompt format {how.prompt_format.name}")
-    rows, counted = sampled_rows(options.data, how, tokenizer, options.sample, options.seed)
+    rows, counted = sampled_rows(options.data, how, tokenizer, options.sample or MOST_ROWS, options.seed)
     print(counted)
     stop = None if how.multiturn else tokenizer(how.response_end, add_special_tokens=False)["input_ids"][-1]
-    tokens = measure(model, rows, stop)
+    timed = options.sample is None and next(model.parameters()).device.type == "cpu"
+    tokens = measure(model, rows, stop, options.seconds if timed else None, options.seed)
     numbers = forecast.summary(tokens)
+    if timed and numbers["target_rows"] < len(rows):
+        counted += f"\nmeasured {numbers['target_rows']} of these rows in {options.seconds:g} s (--seconds, --sample)"
+        print(counted.rsplit("\n", 1)[1])
     ignored = forecast.most_ignored(tokens, lambda token: tokenizer.decode([token]))
     advice = forecast.advise(numbers["mean_p"], numbers["shares"]["p < 0.01"], numbers["stop_p"])
     result = {
@@ -205,7 +230,13 @@ def parser() -> argparse.ArgumentParser:
     )
     p.add_argument("--model", required=True, help="hub id, HF folder or trainer checkpoint: what training starts from")
     p.add_argument("--data", required=True, help="training parquet")
-    p.add_argument("--sample", type=int, default=2000, help="rows to measure, at random (default: %(default)s)")
+    p.add_argument("--sample", type=int, help=f"rows to measure, at random (default: {MOST_ROWS}; CPU: see --seconds)")
+    p.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help="on a CPU, without --sample: time to measure (default: %(default)s)",
+    )
     p.add_argument("--seed", type=int, default=0, help="seed of the sample")
     add_row_options(p)
     p.add_argument("--out", default="outputs/forecast", help="folder of forecast.json and .png (default: %(default)s)")
@@ -215,7 +246,9 @@ def parser() -> argparse.ArgumentParser:
 def main() -> None:
     """Run it. Raises ValueError for what cannot be measured."""
     options = parser().parse_args()
-    if options.sample < 1:
+    if options.seconds <= 0:
+        raise ValueError(f"--seconds: expected more than 0, found {options.seconds:g}")
+    if options.sample is not None and options.sample < 1:
         raise ValueError(f"--sample: expected at least 1 row, found {options.sample}")
     diagnose(options)
 

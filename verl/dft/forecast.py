@@ -130,7 +130,9 @@ def summary(tokens: TargetTokens) -> dict[str, Any]:
     p = tokens.p
     return {
         "target_tokens": len(p),
+        "target_rows": int(tokens.is_first.sum()),
         "mean_p": _mean(p),
+        "mean_p_stderr": error_of_the_mean(p, tokens.is_first),
         "nll": _mean(-tokens.log_probs),
         "entropy": _mean(tokens.entropy),
         "stop_p": _mean(p[tokens.is_stop]),
@@ -139,6 +141,19 @@ def summary(tokens: TargetTokens) -> dict[str, Any]:
         "histogram": (np.histogram(p, BINS, (0, 1))[0] / max(1, len(p))).tolist(),
         "deciles": deciles(p),
     }
+
+
+def error_of_the_mean(values: np.ndarray, is_first: np.ndarray) -> float:
+    """Standard error over rows of the mean over tokens: tokens of one row are alike, so they do not count each.
+
+    With row sums s, row lengths n and m = sum s / sum n: sqrt(R / (R - 1) * sum (s - m n)^2) / sum n. NaN for one row.
+    """
+    if int(is_first.sum()) < 2:
+        return float("nan")
+    row = np.cumsum(is_first) - 1
+    sums, lengths = np.bincount(row, weights=values), np.bincount(row)
+    count, apart = len(sums), sums - values.mean() * lengths
+    return float(np.sqrt(count / (count - 1) * (apart**2).sum()) / lengths.sum())
 
 
 def deciles(p: np.ndarray) -> list[dict[str, float]]:
@@ -186,7 +201,8 @@ def report(numbers: dict[str, Any], ignored: Sequence[dict[str, Any]], advice: A
     """The forecast as text for a terminal."""
     lines = [
         f"target tokens        {numbers['target_tokens']}",
-        f"mean p               {numbers['mean_p']:.4f}",
+        f"mean p               {numbers['mean_p']:.4f} ± {numbers['mean_p_stderr']:.4f} (standard error over "
+        f"{numbers['target_rows']} rows)",
         f"mean -log p (NLL)    {numbers['nll']:.4f}",
         f"mean entropy, nats   {numbers['entropy']:.4f}",
         f"p of the first token {numbers['first_token_p']:.4f}",

@@ -37,38 +37,67 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Evaluate, or grade again, as the command line says, and print the table of scores."""
+    """Evaluate, grade texts from elsewhere, or grade again, as the command line says, and print the table of scores."""
+    from verl.math_eval.export import check_form, export
     from verl.math_eval.report import REPORT
     from verl.math_eval.tables import score_table
 
+    if args.export:
+        check_form(args.export)
     if args.regrade:
         from verl.math_eval.regrading import regrade
 
         evaluations = regrade(args.output_dir, args.extraction, args.grader, args.n_sampling)
+    elif args.predictions:
+        evaluations = _predictions(args)
     else:
-        # Imported here so that --help and --regrade do not wait for torch.
-        from verl.math_eval.backends.options import backend_options
-        from verl.math_eval.harness import DEFAULT_BENCHMARKS, EvalOptions, evaluate_all
-
-        if not args.model_name_or_path:
-            raise ValueError("expected --model_name_or_path, found none")
-        names = args.data_names.split(",") if args.data_names else DEFAULT_BENCHMARKS
-        given = {field.name: getattr(args, field.name) for field in fields(EvalOptions)}
-        temperatures = [_number(word) for word in args.temperature.split(",")]
-        given |= {"data_names": tuple(name.strip() for name in names if name.strip())}
-        given |= {"n_sampling": 1 if args.n_sampling is None else args.n_sampling, "temperature": temperatures[0]}
-        options = EvalOptions(**given)
-        if args.merge is not None and not args.merge and not Path(args.output_dir).is_dir():
-            raise ValueError(f"--merge adds samples to an earlier run, found none in {args.output_dir}")
-        evaluations = evaluate_all(
-            backend_options(args.model_name_or_path, args),
-            args.output_dir,
-            options,
-            args.with_greedy,
-            [Path(folder) for folder in args.merge or ()],
-            temperatures,
-        )
+        evaluations = _evaluate(args)
     print(f"\n{score_table(evaluations)}\n\nreport: {Path(args.output_dir) / REPORT}")
+    if args.export:
+        print(f"exported for {args.export}: {export(evaluations, args.output_dir, args.export)}")
+
+
+def _evaluate(args: argparse.Namespace):
+    from verl.math_eval.backends.options import backend_options
+    from verl.math_eval.harness import evaluate_all
+
+    if not args.model_name_or_path:
+        raise ValueError("expected --model_name_or_path, found none")
+    if args.merge is not None and not args.merge and not Path(args.output_dir).is_dir():
+        raise ValueError(f"--merge adds samples to an earlier run, found none in {args.output_dir}")
+    options, temperatures = _options(args)
+    return evaluate_all(
+        backend_options(args.model_name_or_path, args),
+        args.output_dir,
+        options,
+        args.with_greedy,
+        [Path(folder) for folder in args.merge or ()],
+        temperatures,
+    )
+
+
+def _predictions(args: argparse.Namespace):
+    from verl.math_eval.predictions import Predictions, score_predictions
+
+    options, temperatures = _options(args)
+    if len(temperatures) > 1:
+        raise ValueError("expected one --temperature with --predictions, found several: score each file on its own")
+    given = Predictions(Path(args.predictions).expanduser(), args.problem_key, args.text_key)
+    label = Path(args.model_name_or_path).name if args.model_name_or_path else ""
+    return [score_predictions(given, args.output_dir, options, args.n_sampling, label)]
+
+
+def _options(args: argparse.Namespace):
+    """The options of an evaluation, and all temperatures."""
+    # Imported here so that --help and --regrade do not wait for torch.
+    from verl.math_eval.options import DEFAULT_BENCHMARKS, EvalOptions
+
+    names = args.data_names.split(",") if args.data_names else DEFAULT_BENCHMARKS
+    given = {field.name: getattr(args, field.name) for field in fields(EvalOptions)}
+    temperatures = [_number(word) for word in args.temperature.split(",")]
+    given |= {"data_names": tuple(name.strip() for name in names if name.strip())}
+    given |= {"n_sampling": 1 if args.n_sampling is None else args.n_sampling, "temperature": temperatures[0]}
+    return EvalOptions(**given), temperatures
 
 
 def _number(word: str) -> float:
@@ -149,6 +178,12 @@ def parser() -> argparse.ArgumentParser:
         metavar="DIR",
         help="add samples to the run in --output_dir: those of other runs' folders, then draw up to n_sampling",
     )
+    grading.add_argument(
+        "--predictions", metavar="FILE", help="no model: grade the texts of a jsonl or parquet file, sampled elsewhere"
+    )
+    grading.add_argument("--problem_key", default="problem", help="column of FILE: the problem's id")
+    grading.add_argument("--text_key", default="text", help="column of FILE: the text")
+    grading.add_argument("--export", help="also write the results as inspect (logs for its viewer) or hf (Hub entries)")
     add_backend_options(p)
     return p
 

@@ -19,8 +19,10 @@ from verl.math_eval.rows import (
     first,
     letter,
     letter_or_value,
+    shuffled_letter,
     with_chinese_choices,
     with_choices,
+    with_shuffled_choices,
     without_dollars,
     without_unit,
 )
@@ -93,6 +95,10 @@ def _is_stem(row: Mapping[str, Any]) -> bool:
     return row.get("subject") in MMLU_STEM.split() or "subject" not in row  # the original's file has STEM rows only
 
 
+def _is_math(row: Mapping[str, Any]) -> bool:
+    return row.get("category") == "math"
+
+
 BENCHMARKS: tuple[Benchmark, ...] = (
     Benchmark(
         "math500",
@@ -150,6 +156,55 @@ BENCHMARKS: tuple[Benchmark, ...] = (
         "integer",
         hub="math-ai/aime25",
         sha256=("5a1fcd7d7006595166c7887e27e705207fe6561657b833e613b3955cf578932b",),
+    ),
+    Benchmark(
+        "aime26",
+        ("problem",),
+        ("answer",),
+        (30,),
+        "CC BY-NC-SA 4.0 (MathArena); problems: copyright MAA",
+        "integer",
+        hub="MathArena/aime_2026",
+        split="train",
+        aliases=("aime2026",),
+    ),
+    Benchmark(
+        "hmmt_feb26",
+        ("problem",),
+        ("answer",),
+        (33,),
+        "CC BY-NC-SA 4.0 (MathArena)",
+        hub="MathArena/hmmt_feb_2026",
+        split="train",
+        aliases=("hmmt_feb_2026",),
+    ),
+    Benchmark(
+        "gpqa_diamond",
+        ("Question",),
+        ("Correct Answer",),
+        (198,),
+        "CC BY 4.0; gated: accept its terms on the hub and log in",
+        "choice",
+        ask=with_shuffled_choices,
+        rule=shuffled_letter,
+        hub="Idavidrein/gpqa",
+        config="gpqa_diamond",
+        split="train",
+        details=("High-level domain",),
+    ),
+    Benchmark(
+        "mmlu_pro_math",
+        ("question",),
+        ("answer",),
+        (1351,),
+        "MIT",
+        "choice",
+        ask=with_choices,
+        rule=letter,
+        hub="TIGER-Lab/MMLU-Pro",
+        keep=_is_math,
+        left_out="categories that are not math",
+        details=("src",),
     ),
     Benchmark(
         "amc23",

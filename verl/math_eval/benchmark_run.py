@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from verl.dft.data.prompts import PromptFormat
-from verl.math_eval.benchmarks import Problem, Source, data_hash
+from verl.math_eval.benchmarks import Problem, Source, about_data, data_hash
 from verl.math_eval.evaluation import Evaluation, write_metrics
 from verl.math_eval.grades import graded, graded_in_pieces, grading_settings
 from verl.math_eval.merging import merge_samples
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from verl.math_eval.backends.base import Backend
 
 TEMPLATE_FIELDS = ("kind", "template", "template_kwargs", "stop")  # what of a prompt format can change a sample
-MOST_WAITING = 2000  # batches that may wait for the grader, before the model waits: memory stays bounded
+MOST_WAITING = 2000  # samples that may wait for the grader, before the model waits: memory stays bounded
 TOGETHER = 16  # samples graded in one go, where so many wait: the grader's workers share them
 
 
@@ -59,7 +59,6 @@ class BenchmarkRun:
 
     def _settings(self, fingerprint: str, all_problems: list[Problem], place: int) -> dict[str, Any]:
         template = {key: value for key, value in asdict(self.format).items() if key in TEMPLATE_FIELDS}
-        entry, data = self.source.entry, data_hash(all_problems)
         return {
             "generation": {
                 **self.backend.settings,
@@ -67,7 +66,9 @@ class BenchmarkRun:
                 "prompt_format": template,
                 "sampling": asdict(self.options.sampling),
                 "seed": self.options.seed,
-                "data": data,  # of all problems, so that a larger num_test_sample continues this folder
+                "data": data_hash(
+                    all_problems
+                ),  # of all problems, so that a larger num_test_sample continues this folder
             },
             "grading": grading_settings(self.options.extraction, self.options.grader),
             "described": {
@@ -79,16 +80,7 @@ class BenchmarkRun:
                 "example_prompt": self.backend.tokenizer.decode(list(self.prompts[self.problems[0].id])),
                 "benchmark": self.source.name,
                 "place": place,
-                "data": {
-                    "from": self.source.place,
-                    "revision": self.source.revision,
-                    "entry_version": entry.version,
-                    "problems": len(all_problems),
-                    "left_out": entry.left_out,
-                    "sha256": data,
-                    "known": data in entry.sha256 if entry.sha256 else None,
-                    "licence": entry.licence,
-                },
+                "data": about_data(self.source, all_problems),
                 "warnings": list(self.evaluation.warnings),
             },
             "asked": {"problems": [p.id for p in self.problems], "samples": self.options.samples_per_problem},
@@ -118,12 +110,16 @@ class BenchmarkRun:
             meter = _TokenMeter(bar)
             finished: deque[Sequence[Completion]] = deque()
             writes: deque[Future] = deque()
+            waiting = 0
             batches = self.backend.generate(self.requests, self.options.sampling, self.format.stop, meter.add, done)
             for completions in batches:
                 finished.append(completions)
                 writes.append(grader.submit(self._write, finished))
-                while writes and (writes[0].done() or len(writes) > MOST_WAITING):
-                    bar.update(writes.popleft().result())
+                waiting += len(completions)
+                while writes and (writes[0].done() or waiting > MOST_WAITING):
+                    written = writes.popleft().result()
+                    waiting -= written
+                    bar.update(written)
             for write in writes:
                 bar.update(write.result())
 

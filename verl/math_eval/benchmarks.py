@@ -175,6 +175,21 @@ def _check_own(problems: Sequence[Problem], rows: Sequence[int], where: str, col
             )
 
 
+def about_data(source: Source, problems: Sequence[Problem]) -> dict[str, Any]:
+    """What a report says of the data: where they come from, how many there are, and whether they are the known ones."""
+    entry, data = source.entry, data_hash(problems)
+    return {
+        "from": source.place,
+        "revision": source.revision,
+        "entry_version": entry.version,
+        "problems": len(problems),
+        "left_out": entry.left_out,
+        "sha256": data,
+        "known": data in entry.sha256 if entry.sha256 else None,
+        "licence": entry.licence,
+    }
+
+
 def repetitions(source: Source, problems: Sequence[Problem]) -> str:
     """A note about questions that occur more than once, or "": their score counts twice."""
     seen: dict[str, str] = {}

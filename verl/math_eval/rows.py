@@ -4,9 +4,10 @@ A reader takes (row, column) and returns a question or a gold answer as it stand
 None. The questions of tables and choices are worded as in the original harness, so that its scores can be compared.
 """
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,26 @@ _OPTION = re.compile(r"\(?([A-J])\s*[).:]\s*(.*)", re.DOTALL)
 
 
 def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a jsonl or parquet file. Raises ValueError naming the line that is no JSON object."""
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as parquet
+    """The rows of a jsonl or parquet file, all of them. Errors as :func:`each_row`."""
+    return list(each_row(path))
 
-        try:
-            return parquet.read_table(path).to_pylist()
-        except ValueError as error:  # pyarrow's errors are ValueErrors that do not name the file
-            raise ValueError(f"{path}: expected a parquet file, found {str(error).splitlines()[0]}") from error
-    rows = []
+
+def each_row(path: Path) -> Iterator[dict[str, Any]]:
+    """The rows of a jsonl or parquet file one by one. Raises ValueError naming the line that is no JSON object."""
+    return _parquet_rows(path) if path.suffix == ".parquet" else _json_rows(path)
+
+
+def _parquet_rows(path: Path) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as parquet
+
+    try:
+        for batch in parquet.ParquetFile(path).iter_batches():
+            yield from batch.to_pylist()
+    except ValueError as error:  # pyarrow's errors are ValueErrors that do not name the file
+        raise ValueError(f"{path}: expected a parquet file, found {str(error).splitlines()[0]}") from error
+
+
+def _json_rows(path: Path) -> Iterator[dict[str, Any]]:
     with path.open("rb") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -42,8 +54,7 @@ def read_rows(path: Path) -> list[dict[str, Any]]:
                 raise ValueError(f"{path}, line {number}: expected a JSON object, found {error}") from error
             if not isinstance(row, dict):
                 raise ValueError(f"{path}, line {number}: expected a JSON object, found {type(row).__name__}")
-            rows.append(row)
-    return rows
+            yield row
 
 
 def nested(row: Row, key: str) -> Any:
@@ -86,6 +97,26 @@ def about_table(row: Row, column: str) -> Any:
 def with_choices(row: Row, column: str) -> Any:
     """A question and its options."""
     return f"{str(row[column]).strip()}\nAnswer Choices: {_listed(row)}"
+
+
+def with_shuffled_choices(row: Row, column: str) -> Any:
+    """GPQA's question with its right and wrong answers in an order of our own, the same in every run: the data set
+    gives the right one apart.
+    """
+    listed = " ".join(f"({letter}) {text}" for letter, text in zip("ABCD", _shuffled(row), strict=True))
+    return f"{str(row[column]).strip()}\nAnswer Choices: {listed}"
+
+
+def shuffled_letter(row: Row, column: str) -> Any:
+    """The letter under which :func:`with_shuffled_choices` lists the right answer."""
+    return "ABCD"[_shuffled(row).index(str(row[column]).strip())]
+
+
+def _shuffled(row: Row) -> list[str]:
+    keys = ("Correct Answer", *(f"Incorrect Answer {i}" for i in (1, 2, 3)))
+    question = str(row["Question"])
+    texts = [str(row[key]).strip() for key in keys]
+    return sorted(texts, key=lambda text: hashlib.sha256(f"{question}\0{text}".encode()).digest())
 
 
 def with_chinese_choices(row: Row, column: str) -> Any:

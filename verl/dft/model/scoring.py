@@ -1,5 +1,6 @@
 """What a model, outside of training, makes of the target tokens of tokenised rows."""
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ from verl.dft.loss.objectives import objective
 from verl.dft.loss.plain_head import plain_objective
 from verl.dft.model.output_layer import output_layer, reading, reason_against_fusing
 
+TOGETHER = 16  # rows after which the time is looked at
 BATCH_TOKENS = {"cpu": 4096, "cuda": 32768}  # rows x longest row
 
 
@@ -31,21 +33,54 @@ class ScoredRows:
 
 
 @torch.no_grad()
-def score_rows(model: torch.nn.Module, rows: TokenizedRows, statistics: tuple[str, ...] = ()) -> Iterator[ScoredRows]:
+def score_rows(
+    model: torch.nn.Module,
+    rows: TokenizedRows,
+    statistics: tuple[str, ...] = (),
+    seconds: float | None = None,
+    seed: int = 0,
+) -> Iterator[ScoredRows]:
     """Every row once, those of about one length together, the longest first; all results on the host.
 
-    Only target positions are projected onto the vocabulary, a few hundred at a time, in fp32 or wider.
+    Only target positions are projected onto the vocabulary, a few hundred at a time, in fp32 or wider. seconds: rows in
+    random order until this time is over, at least TOGETHER of them.
     """
     device = next(model.parameters()).device
     is_product = reason_against_fusing(model, device) is None
-    with tqdm(total=len(rows), desc="measuring", unit=" rows", mininterval=1.0) as bar:
-        for batch in _batches(rows.lengths(), BATCH_TOKENS["cpu" if device.type == "cpu" else "cuda"]):
-            ids, mask, lengths = _padded([rows[i] for i in batch])
-            predicted = mask[:, 1:].bool()
-            arguments = ids.to(device), lengths.to(device), predicted.to(device), is_product, statistics
-            values = {name: value.cpu() for name, value in _values(model, *arguments).items()}
-            yield ScoredRows(batch, predicted, ids[:, 1:][predicted], values)
-            bar.update(len(batch))
+    start, spent = time.monotonic(), 0.0
+    with _progress(len(rows), seconds) as bar:
+        for portion in _portions(
+            rows.lengths(), BATCH_TOKENS["cpu" if device.type == "cpu" else "cuda"], seconds, seed
+        ):
+            for batch in portion:
+                ids, mask, lengths = _padded([rows[i] for i in batch])
+                predicted = mask[:, 1:].bool()
+                arguments = ids.to(device), lengths.to(device), predicted.to(device), is_product, statistics
+                values = {name: value.cpu() for name, value in _values(model, *arguments).items()}
+                yield ScoredRows(batch, predicted, ids[:, 1:][predicted], values)
+                spent = time.monotonic() - start
+                bar.update(len(batch) if seconds is None else min(spent, seconds) - bar.n)
+            if seconds is not None and spent >= seconds:
+                break
+
+
+def _progress(rows: int, seconds: float | None) -> tqdm:
+    if seconds is None:
+        return tqdm(total=rows, desc="measuring", unit=" rows", mininterval=1.0)
+    return tqdm(total=seconds, desc="measuring", mininterval=1.0, bar_format="{l_bar}{bar}| {n:.0f} of {total:.0f} s")
+
+
+def _portions(lengths: np.ndarray, budget: int, seconds: float | None, seed: int) -> Iterator[list[list[int]]]:
+    """Batches in portions after which one may stop: all of them, or TOGETHER random rows each, so that the rows
+    measured by any time are a fair sample and not the longest ones.
+    """
+    if seconds is None:
+        yield list(_batches(lengths, budget))
+        return
+    order = np.random.default_rng(seed).permutation(len(lengths))
+    for start in range(0, len(order), TOGETHER):
+        some = order[start : start + TOGETHER]
+        yield [[int(some[i]) for i in batch] for batch in _batches(lengths[some], budget)]
 
 
 def _values(

@@ -61,9 +61,7 @@ def _end_of_turn(prompts: PromptFormat, tokenizer: Any) -> str:
     turn = [{"role": "user", "content": "1"}, {"role": "assistant", "content": "2"}]
     end = prompts.render(turn, tokenizer, add_generation_prompt=False).rpartition("2")[2].rstrip()
     if not end:
-        raise ValueError(
-            "the chat template writes nothing after an assistant's turn, so no model could learn to stop."
-        )
+        raise ValueError("the chat template writes nothing after an assistant's turn, so no model could learn to stop.")
     return end
 
 
