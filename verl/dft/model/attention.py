@@ -207,8 +207,8 @@ def _by_blocks(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, scor
     )  # (B, H, count, size, D) each
     first = _attend(q[:, :, 0], k[:, :, 0], v[:, :, 0], scores, _band(size, size, scores.window, query.device))
     k, v = (torch.cat([x[:, :, :-1], x[:, :, 1:]], dim=3) for x in (k, v))  # own block and the one before
-    blocks = [x.transpose(1, 2).flatten(0, 1) for x in (q[:, :, 1:], k, v)]
-    others = _attend(*blocks, scores, _band(size, 2 * size, scores.window, query.device))
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q[:, :, 1:], k, v))
+    others = _attend(q, k, v, scores, _band(size, 2 * size, scores.window, query.device))
     others = others.unflatten(0, (-1, count - 1)).transpose(1, 2).flatten(2, 3)
     return torch.cat([first, others], dim=2)[:, :, :length]
 
