@@ -33,6 +33,10 @@ class RunFolder:
         self.path, self.keep, self.hdfs = path, keep, hdfs
 
     def chosen(self, mode: str, given: str | None) -> Path | None:
+        """The checkpoint to go on from, by ``trainer.resume_mode`` and ``trainer.resume_path``; None: start anew.
+
+        Raises ValueError where the one that was named is not there.
+        """
         if mode not in ("auto", "disable", "resume_path"):
             raise ValueError(f"expected trainer.resume_mode to be auto, disable or resume_path; found {mode!r}")
         if mode == "disable":
@@ -63,9 +67,11 @@ class RunFolder:
             hdfs_io.copy(src=str(final), dst=self.hdfs, dirs_exist_ok=True)
 
     def newest(self) -> Path | None:
+        """The checkpoint with the largest step, or None."""
         return max(self.path.glob("global_step_*"), key=_step_of, default=None)
 
     def clear_leftovers(self) -> None:
+        """Finish or remove what a killed run was renaming, writing or removing."""
         for path in self.path.glob(".*_global_step_*"):
             kind, _, name = path.name.partition("_")
             if kind == ".old" and not (self.path / name).exists():
@@ -93,6 +99,10 @@ class RunFolder:
             os.replace(link, self.path / "best")
 
     def take_lock(self) -> str:
+        """Claim the folder for this run until its process ends; the token that it wrote into the lock's file.
+
+        Raises ValueError while another run holds it, and for a folder that cannot be written to.
+        """
         token = os.urandom(8).hex()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
@@ -125,6 +135,7 @@ def _step_of(path: Path) -> int:
 
 
 def make_empty(folder: Path) -> None:
+    """A new folder in place of whatever was there."""
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
