@@ -112,8 +112,10 @@ class ModelFlops:
     def of(cls, module: torch.nn.Module, config: Any) -> "ModelFlops":
         """Counted on the modules of a language model that is not sharded yet."""
         linear = [m.weight.numel() for m in module.modules() if isinstance(m, torch.nn.Linear)]
-        head_size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-        return cls(sum(linear), config.num_hidden_layers * config.num_attention_heads * head_size)
+        text = config.get_text_config(decoder=True)
+        heads = getattr(text, "num_attention_heads", 0)  # none in a model without attention
+        head_size = getattr(text, "head_dim", None) or (text.hidden_size // heads if heads else 0)
+        return cls(sum(linear), text.num_hidden_layers * heads * head_size)
 
     def utilization(self, tokens: float, squared_lengths: float, seconds: float) -> float:
         """Share of the devices' peak rate (MFU). squared_lengths: sum over rows of length^2; causal, so half count."""

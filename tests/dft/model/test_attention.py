@@ -1,15 +1,14 @@
 """Packed attention against each row computed alone in float64."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 import torch.nn.functional as F
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import Qwen2Config
 
 import verl.dft.model.attention as packed
 from verl.dft.model.attention import PackedRows, attention
-from verl.dft.model.engine import check_heads
+from verl.dft.model.loading import check_heads
 
 HEADS, KV_HEADS, SIZE = 6, 2, 8
 
@@ -155,7 +154,7 @@ def test_the_kernel_for_packed_rows_is_asked_for_the_same_as_the_groups_compute(
 
 @pytest.mark.parametrize("heads, pairs, shards", [(6, 6, 4), (6, 3, 2), (12, 4, 3)])
 def test_heads_that_cannot_be_shared_out_are_refused(heads, pairs, shards):
-    config = SimpleNamespace(num_attention_heads=heads, num_key_value_heads=pairs)
+    config = Qwen2Config(num_attention_heads=heads, num_key_value_heads=pairs)
     with pytest.raises(ValueError, match=f"ulysses_sequence_parallel_size={shards} to divide the model's {heads}"):
         check_heads(config, shards)
     check_heads(config, 1)

@@ -35,6 +35,9 @@ _PRODUCTS = [
 def apply(module: Any, kind: str) -> None:
     """Set a transformers model's checkpointing to one of ``KINDS``."""
     assert kind in KINDS, kind
+    if kind != "off" and not module.supports_gradient_checkpointing:
+        print(f"{type(module).__name__} knows no activation checkpointing: activations are kept.", flush=True)
+        return
     if kind == "off":
         module.gradient_checkpointing_disable()
         return

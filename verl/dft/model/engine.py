@@ -26,7 +26,7 @@ from verl.dft.loss.objectives import Objective, objective
 from verl.dft.loss.plain_head import plain_objective
 from verl.dft.loss.targets import Targets, find_targets, row_means, within_padded_rows, within_slice
 from verl.dft.metrics import ModelFlops, token_sums
-from verl.dft.model import activations, attention
+from verl.dft.model import activations, attention, loading
 from verl.dft.model.output_layer import output_layer, reading, reason_against_fusing
 from verl.dft.model.reference import Reference
 
@@ -76,7 +76,7 @@ class DFTEngine(FSDPEngineWithLMHead):
         choices: EngineChoices,
     ) -> None:
         super().__init__(model_config, engine_config, optimizer_config, checkpoint_config)
-        check_heads(model_config.hf_config, self.ulysses_sequence_parallel_size)
+        loading.check_heads(model_config.hf_config, self.ulysses_sequence_parallel_size)
         self.choices = choices
 
     def initialize(self) -> None:
@@ -91,7 +91,12 @@ class DFTEngine(FSDPEngineWithLMHead):
 
     def _build_module(self) -> torch.nn.Module:
         attention.register()
-        module = super()._build_module()
+        module = self._loaded()
+        if loading.freeze_all_but_text(module):
+            self.engine_config.use_orig_params = True  # else fsdp mixes frozen weights with trained ones
+        layers = loading.classes_to_shard(module)
+        if layers:
+            self.engine_config.wrap_policy.setdefault("transformer_layer_cls_to_wrap", layers)
         self.flops = ModelFlops.of(module, self.model_config.hf_config)  # before sharding hides the shapes
         if self.rank == 0:  # the only rank that holds numbers at this point
             self.activation_bytes = estimate_activations(module, self.compute_dtype)
@@ -100,6 +105,10 @@ class DFTEngine(FSDPEngineWithLMHead):
             for layer in activations.layers_of(module):
                 layer.compile(dynamic=True)
         return module
+
+    def _loaded(self) -> torch.nn.Module:
+        dtype = PrecisionType.to_dtype(self.engine_config.model_dtype)
+        return loading.pretrained(self.model_config, dtype, self.device_mesh, self.ulysses_sequence_parallel_size)
 
     def _build_lr_scheduler(self, optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
         optim = self.optimizer_config
@@ -130,7 +139,7 @@ class DFTEngine(FSDPEngineWithLMHead):
 
     def _frozen_copy(self) -> torch.nn.Module:
         """The initial model once more, sharded like the first, in the dtype of the products."""
-        module = super()._build_module().to(self.compute_dtype).requires_grad_(False).eval()
+        module = self._loaded().to(self.compute_dtype).requires_grad_(False).eval()
         if self.rank == 0:
             size = sum(p.numel() * p.element_size() for p in module.parameters())
             ranks = torch.distributed.get_world_size()
@@ -167,6 +176,7 @@ class DFTEngine(FSDPEngineWithLMHead):
         is_packed = tu.get_non_tensor_data(micro_batch, "use_remove_padding", True)
         if is_packed:
             inputs |= self._packed_rows(on_host["input_ids"].offsets(), layout["pad_size"])
+        inputs |= loading.text_only_inputs(self.module, inputs["input_ids"])
         targets = self._targets(on_host, inputs, is_packed).to(get_device_id())
         # A global batch without targets divides an empty sum: 0 / 1, with zero gradients, instead of NaN.
         denominator = max(tu.get_non_tensor_data(micro_batch, "batch_num_tokens", None), 1)
@@ -271,17 +281,6 @@ def linear_share(warmup: int, total: int, least: float, step: int) -> float:
         return step / warmup
     left = max(0.0, (total - step) / max(1, total - warmup))
     return least + (1 - least) * left
-
-
-def check_heads(shape: Any, shards: int) -> None:
-    """Raise ValueError unless Ulysses can give each of ``shards`` ranks an equal number of the model's heads."""
-    heads = shape.num_attention_heads
-    pairs = getattr(shape, "num_key_value_heads", None) or heads
-    if heads % shards or (pairs % shards and shards % pairs):
-        raise ValueError(
-            f"expected ulysses_sequence_parallel_size={shards} to divide the model's {heads} attention heads, and "
-            f"to divide or be a multiple of its {pairs} key-value heads. Choose another size, or 1."
-        )
 
 
 def estimate_activations(module: torch.nn.Module, dtype: torch.dtype) -> dict[str, float]:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from verl.dft.model import attention
-from verl.dft.model.loading import text_only_inputs
+from verl.dft.model.loading import check_heads, text_config, text_only_inputs, without_weights
 from verl.dft.model.small_copy import LIMIT, SmallCopy, noise_of
 
 PACKED, PADDED, SINGLE = "packed", "padded", "one row at a time"
@@ -39,16 +39,21 @@ class Wishes:
     packed: bool | None = None
     shards: int = 1
     longest: int = 2048
-    flash: bool = False
+
+    @property
+    def flash(self) -> bool:
+        """Whether flash-attn is asked for, which computes in half precision and on a GPU only."""
+        return self.attention == "flash_attention_2"
 
 
 def choose(hf_config: Any, wishes: Wishes, trust_remote_code: bool = False, device: Any = "cpu") -> Plan:
     """The first way to train this model that is exact, tried on a small copy of it; weights are not needed.
 
-    Packed rows with our attention (or flash-attn where it is installed), padded rows with it, padded rows with
+    Packed rows with our attention, padded rows with it, padded rows with
     transformers' sdpa or eager attention, and one row at a time. Raises ValueError if none is, or none that was
     wished for.
     """
+    check_heads(hf_config, wishes.shards)
     attention.register()
     name = type(hf_config).model_type
     dtype = torch.bfloat16 if wishes.flash else torch.float32
@@ -72,8 +77,7 @@ def choose(hf_config: Any, wishes: Wishes, trust_remote_code: bool = False, devi
 
 
 def _candidates(wishes: Wishes) -> list[tuple[str, str]]:
-    usual = ["flash_attention_2"] if wishes.flash else []
-    names = [wishes.attention] if wishes.attention else [*usual, attention.NAME, "sdpa", "eager"]
+    names = [wishes.attention] if wishes.attention else [attention.NAME, "sdpa", "eager"]
     if wishes.packed or wishes.shards > 1:
         layouts = [PACKED]
     else:
@@ -102,7 +106,7 @@ def _lines(
 ) -> tuple[str, ...]:
     """What a user should know: a layout or an attention that is not the usual one, and noise."""
     lines = []
-    usual = wishes.attention or ("flash_attention_2" if wishes.flash else attention.NAME)
+    usual = wishes.attention or attention.NAME
     asked = PADDED if wishes.packed is False else PACKED
     if layout != asked or implementation != usual:
         first = next(iter(reasons.values()), "")
@@ -179,9 +183,7 @@ def packed_inputs(module: Any, borders: torch.Tensor) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _log_probs(
-    module: Any, ids: torch.Tensor, places: torch.Tensor, inputs: dict[str, Any]
-) -> torch.Tensor:
+def _log_probs(module: Any, ids: torch.Tensor, places: torch.Tensor, inputs: dict[str, Any]) -> torch.Tensor:
     """``(B, T - 1)``: log p of each token after the first."""
     given = {**inputs, **text_only_inputs(module, ids)}
     logits = module(input_ids=ids, position_ids=places, use_cache=False, **given).logits.float()
@@ -190,3 +192,13 @@ def _log_probs(
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+def has_learned_positions(hf_config: Any, trust_remote_code: bool = False) -> bool:
+    """Whether the model looks positions up in a table of ``max_position_embeddings`` entries."""
+    with torch.device("meta"):
+        module = without_weights(hf_config, trust_remote_code, attn_implementation="eager")
+    words = module.get_input_embeddings()
+    context = text_config(hf_config).max_position_embeddings
+    tables = [m for m in module.modules() if isinstance(m, torch.nn.Embedding) and m is not words]
+    return any(context <= table.num_embeddings <= context + 2 for table in tables)  # OPT's has two more

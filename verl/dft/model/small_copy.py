@@ -10,8 +10,7 @@ from typing import Any
 
 import torch
 
-from verl.dft.model.activations import layers_of
-from verl.dft.model.loading import text_config, without_weights
+from verl.dft.model.loading import layers_of_text, text_config, without_weights
 
 VOCABULARY = 128
 LIMIT = 8  # to which windows and the like are shortened; rows must be longer
@@ -82,7 +81,12 @@ class SmallCopy:
 
 def _shortened(hf_config: Any, longest: int, trust_remote_code: bool, thin: bool) -> Any:
     config = copy.deepcopy(hf_config)
+    config._attn_implementation = "eager"  # which every model has
     text = text_config(config)
+    for part in (config, text):
+        for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+            if getattr(part, name, None) is not None:
+                setattr(part, name, 0)
     with torch.device("meta"):
         layers = layers_of_text(without_weights(copy.deepcopy(config), trust_remote_code))
     depth, count = _depth(layers), len(layers)
@@ -107,9 +111,6 @@ def _make_thin(text: Any) -> None:
     for name in ("vocab_size", "vocab_size_per_layer_input"):
         if getattr(text, name, None):
             setattr(text, name, min(getattr(text, name), VOCABULARY))
-    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
-        if getattr(text, name, None) is not None:
-            setattr(text, name, 0)
     for name in _WIDTHS:
         if isinstance(getattr(text, name, None), int) and getattr(text, name) > WIDTH:
             setattr(text, name, WIDTH)
@@ -123,12 +124,6 @@ def _length(name: str, value: Any, longest: int) -> Any:
     return LIMIT if counts and LIMIT < value < longest else value
 
 
-def layers_of_text(module: Any) -> Any:
-    """The layers of the language model in a module that may hold others."""
-    decoder = module.get_decoder() if hasattr(module, "get_decoder") else module
-    return layers_of(decoder if isinstance(decoder, torch.nn.Module) else module)
-
-
 def _depth(layers: Any) -> int:
     """The fewest layers, from the first, among which every kind of layer is; two at least."""
     kinds = [_kind(layer) for layer in layers]
@@ -139,7 +134,10 @@ def _kind(layer: torch.nn.Module) -> tuple:
     """What tells two layers apart that are not copies: classes, and settings other than their number."""
     simple = (bool, int, float, str, type(None))
     return tuple(
-        (type(m).__name__, *sorted((k, repr(v)) for k, v in vars(m).items() if isinstance(v, simple) and "idx" not in k))
+        (
+            type(m).__name__,
+            *sorted((k, repr(v)) for k, v in vars(m).items() if isinstance(v, simple) and "idx" not in k),
+        )
         for m in layer.modules()
     )
 

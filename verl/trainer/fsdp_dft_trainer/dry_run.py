@@ -19,6 +19,7 @@ from verl.dft.data.batches import TrainBatches
 from verl.dft.data.prompts import PromptFormat
 from verl.dft.data.rows import TokenizedRows, decoded_example
 from verl.trainer.fsdp_dft_trainer.inputs import model_and_prompts, tokenized_rows
+from verl.trainer.fsdp_dft_trainer.layout import choose_layout
 from verl.trainer.fsdp_dft_trainer.memory import Memory, estimate
 from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig, training_objective
 from verl.trainer.fsdp_dft_trainer.settings import Launch, complete_config
@@ -35,6 +36,8 @@ def dry_run(config: DictConfig, say: Say = print) -> None:
         launch = dataclasses.replace(launch, local=config.trainer.n_gpus_per_node or launch.world)
     ranks, completed = launch.world, complete_config(config, launch, say)
     model, prompts = model_and_prompts(completed)
+    for line in choose_layout(completed, model):
+        say(line)
     say(f"Dry run for {ranks} rank(s): no weights are loaded, nothing is trained or written.")
     if completed.data.custom_cls.path:
         say("The rows are those of data.custom_cls, which a dry run does not open.")

@@ -16,6 +16,8 @@ from verl.dft.data.dataset import Report, check_files, tokenize_files
 from verl.dft.data.prompts import PromptFormat
 from verl.dft.data.reference_column import read_reference_log_probs
 from verl.dft.data.rows import TokenizedRows
+from verl.dft.model.loading import text_config
+from verl.trainer.fsdp_dft_trainer.layout import check_context
 from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig, needed_columns, prompt_format, row_format
 
 
@@ -72,7 +74,7 @@ def tokenized_rows(
     check_files(files, needed_columns(config), flag)
     how = row_format(config, prompts)
     rows, report = tokenize_files(files, how, model.tokenizer, flag, max_rows, progress)
-    largest, known = int(rows.input_ids.max()), model.hf_config.vocab_size
+    largest, known = int(rows.input_ids.max()), text_config(model.hf_config).vocab_size
     if largest >= known:
         raise ValueError(
             f"the tokenizer wrote token {largest}, but the model knows {known}. They do not belong together."
@@ -80,6 +82,9 @@ def tokenized_rows(
     key = config.objective.reference_key
     if key:
         rows.reference_log_probs = read_reference_log_probs(files, key, rows)
+    told = check_context(model, rows.lengths(), flag)
+    if told and progress:
+        print(told, flush=True)
     return rows, report
 
 

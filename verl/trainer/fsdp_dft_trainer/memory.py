@@ -13,7 +13,6 @@ import psutil
 import torch
 from omegaconf import DictConfig
 from verl.utils.device import get_device_id, get_device_name
-from verl.utils.model import get_hf_auto_model_class
 from verl.utils.py_functional import convert_to_regular_types
 from verl.utils.torch_dtypes import PrecisionType
 from verl.workers.config import HFModelConfig
@@ -21,6 +20,7 @@ from verl.workers.config import HFModelConfig
 from verl.dft.loss.fused_head import CPU_ROWS, chunk_type_for
 from verl.dft.loss.objectives import Objective
 from verl.dft.model import activations, attention
+from verl.dft.model.loading import without_weights
 
 LOADED = "Python with its libraries and the rows"
 WIDE = 4  # bytes of fp32, in which gradients are added up and logits are made
@@ -89,9 +89,8 @@ def tokens_at_once(config: DictConfig) -> int:
 
 
 def _without_storage(config: DictConfig, model: HFModelConfig) -> Any:
-    auto_class: Any = get_hf_auto_model_class(hf_config=model.hf_config)
     with torch.device("meta"):
-        return auto_class.from_config(model.hf_config, trust_remote_code=config.model.trust_remote_code)
+        return without_weights(model.hf_config, config.model.trust_remote_code)
 
 
 def _count(module: torch.nn.Module) -> int:

@@ -259,6 +259,10 @@ def _complete_checkpointing(config: DictConfig) -> None:
 
 def _complete_attention(config: DictConfig) -> None:
     chosen = config.model.override_config.get("attn_implementation")
+    # What was asked for, and null where layout.choose_layout() decides.
+    config.model.given_attention, config.model.given_packing = chosen, config.model.use_remove_padding
+    if config.model.use_remove_padding is None:
+        config.model.use_remove_padding = True
     if chosen is None:  # torch's kernel for packed rows, which is flash-attn's own: no reason to look for the package
         chosen = config.model.override_config["attn_implementation"] = attention.NAME
     if chosen == "flash_attention_2":

@@ -25,6 +25,7 @@ from verl.trainer.fsdp_dft_trainer.bad_batches import BadBatches, trouble
 from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints
 from verl.trainer.fsdp_dft_trainer.identity import run_identity
 from verl.trainer.fsdp_dft_trainer.inputs import model_and_prompts, only_fields_of_target, tokenized_rows
+from verl.trainer.fsdp_dft_trainer.layout import choose_layout
 from verl.trainer.fsdp_dft_trainer.memory import tokens_at_once
 from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig, training_objective
 from verl.trainer.fsdp_dft_trainer.run_log import RunLog
@@ -62,6 +63,9 @@ class DFTTrainer:
         if optim.lr_scheduler_type not in ("cosine", "constant"):  # all that verl's dataclass knows
             optim.lr_scheduler_type = "constant"  # the engine builds the others itself, by EngineChoices.schedule
         self.model_config, self.prompt_format = model_and_prompts(self.config)
+        for line in choose_layout(self.config, self.model_config):
+            if self.rank == 0:
+                print(line, flush=True)
         self.engine_config = omega_conf_to_dataclass(only_fields_of_target(self.config.engine))
         self.optimizer_config = omega_conf_to_dataclass(optim)
         self.checkpoint_config = omega_conf_to_dataclass(self.config.checkpoint)
