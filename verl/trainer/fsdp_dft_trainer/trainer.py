@@ -23,6 +23,7 @@ from verl.dft.metrics import SUMS, summarize
 from verl.dft.model.engine import DFTEngine, EngineChoices
 from verl.trainer.fsdp_dft_trainer.bad_batches import BadBatches, trouble
 from verl.trainer.fsdp_dft_trainer.checkpoints import Checkpoints
+from verl.trainer.fsdp_dft_trainer.console import quiet
 from verl.trainer.fsdp_dft_trainer.identity import run_identity
 from verl.trainer.fsdp_dft_trainer.inputs import model_and_prompts, only_fields_of_target, tokenized_rows
 from verl.trainer.fsdp_dft_trainer.layout import choose_layout
@@ -140,7 +141,8 @@ class DFTTrainer:
         self.save_freq = steps if trainer.save_freq == "after_each_epoch" else trainer.save_freq
         self.test_freq = steps if trainer.test_freq == "after_each_epoch" else trainer.test_freq
         self.optimizer_config.total_training_steps = self.total_training_steps
-        self.engine.initialize()
+        with quiet(self.rank):
+            self.engine.initialize()
         if self.rank == 0:
             self._tell_activation_memory()
 
