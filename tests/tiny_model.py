@@ -67,6 +67,11 @@ def tokens_of(file: Path, tokenizer) -> list[tuple[list[int], int]]:
     return rows
 
 
+def token_weight(row: int, place: int) -> float:
+    """A weight for a token of a row, above 0 and exact in fp32."""
+    return (1 + (5 * row + 3 * place) % 8) / 4
+
+
 def moved(name: str, value: torch.Tensor) -> torch.Tensor:
     """The parameter after some training: away from the initial model, the same on any number of ranks."""
     generator = torch.Generator().manual_seed(sum(name.encode()))

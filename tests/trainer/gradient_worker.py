@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from tiny_model import moved
+from tiny_model import moved, token_weight
 from verl.dft.loss.objectives import objective
 from verl.dft.metrics import summarize
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
@@ -52,6 +52,8 @@ def run_case(trainer: DFTTrainer, case: dict, out: Path) -> None:
         item = dict(trainer.train_dataset[int(i)])
         if int(i) in blanks:
             item["loss_mask"] = torch.zeros_like(item["loss_mask"])
+        if case["weighted"]:
+            item["loss_weight"] = torch.tensor([token_weight(int(i), place) for place in range(len(item["loss_mask"]))])
         items.append(item)
     with trainer.engine.train_mode():  # on leaving it, verl forgets the gradients
         trainer.engine.optimizer_zero_grad()

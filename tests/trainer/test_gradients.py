@@ -20,7 +20,7 @@ from safetensors.torch import load_file
 from torch.func import functional_call
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from tiny_model import moved, save_tiny_model, tokens_of
+from tiny_model import moved, save_tiny_model, token_weight, tokens_of
 
 ROWS = BATCH = 16
 SEED = 3
@@ -69,13 +69,19 @@ def cases(number: int) -> list[dict]:
     DFT meets every way to cut the batch up.
     """
     mixed = [
-        (name, (number + i) % 2 == 0, MICRO_BATCHES[(number // 2 + i) % 4], BLANKS[(number + i // 4) % 3])
+        (
+            name,
+            (number + i) % 2 == 0,
+            MICRO_BATCHES[(number // 2 + i) % 4],
+            BLANKS[(number + i // 4) % 3],
+            (number // 2 + i // 2) % 2 == 0,
+        )
         for i, name in enumerate(OBJECTIVES)
     ]
-    whole = list(itertools.product(("dft",), (True,), MICRO_BATCHES, BLANKS))
+    whole = list(itertools.product(("dft",), (True,), MICRO_BATCHES, BLANKS, (False,)))
     return [
-        {"objective": name, "fused": fused, "micro": micro, "blank": blank}
-        for name, fused, micro, blank in dict.fromkeys(mixed + whole)
+        {"objective": name, "fused": fused, "micro": micro, "blank": blank, "weighted": weighted}
+        for name, fused, micro, blank, weighted in dict.fromkeys(mixed + whole)
     ]
 
 
@@ -84,7 +90,8 @@ CASES = {name: cases(number) for number, name in enumerate(ENGINES)}
 
 
 def case_name(case: dict) -> str:
-    return f"{case['objective']}-{'fused' if case['fused'] else 'plain'}-{case['micro']}-{case['blank']}"
+    head, loss = "fused" if case["fused"] else "plain", "weighted" if case["weighted"] else "even"
+    return f"{case['objective']}-{head}-{case['micro']}-{case['blank']}-{loss}"
 
 
 def batching(micro: int | str, engine: dict) -> dict:
@@ -151,6 +158,7 @@ def computed(tmp_path_factory, models, data) -> Path:
                         "fused": case["fused"],
                         "batching": batching(case["micro"], engine),
                         "blank": case["blank"],
+                        "weighted": case["weighted"],
                     }
                     for case in CASES[name]
                 ],
@@ -217,7 +225,7 @@ class Oracle:
     """Gradients and metrics of a batch in float64, with the trained parameters as leaves."""
 
     def __init__(self, folder: Path, lora: bool, data: Path) -> None:
-        self.known: dict[tuple[int, str], tuple[list[torch.Tensor], np.ndarray]] = {}
+        self.known: dict[tuple[int, str, bool], tuple[list[torch.Tensor], np.ndarray]] = {}
         tokenizer = AutoTokenizer.from_pretrained(folder)
         self.rows = tokens_of(data, tokenizer)
         self.end = tokenizer.eos_token_id
@@ -248,8 +256,9 @@ class Oracle:
                 )
         return merged
 
-    def row(self, index: int, objective: str) -> tuple[list[torch.Tensor], np.ndarray]:
-        """Of one row: the gradient of its summed loss, and (loss, nll, 1 - p, hits, stop p, targets) summed."""
+    def row(self, index: int, objective: str, weighted: bool) -> tuple[list[torch.Tensor], np.ndarray]:
+        """Of one row: the gradient of its summed loss, and (loss, nll, 1 - p, hits, stop p, targets) summed; only the
+        loss knows of weights."""
         ids, prompt = self.rows[index]
         inputs = {"input_ids": torch.tensor([ids])}
         logits = functional_call(self.model, self.parameters(), kwargs=inputs).logits[0]
@@ -261,6 +270,7 @@ class Oracle:
         mean_ratio = sum(ratios) / len(ratios)
         losses = [
             token_loss(objective, logits[i - 1], reference[i - 1], ids[i], mean_ratio, ids[i] in self.full_weight)
+            * (token_weight(index, i) if weighted else 1)
             for i in places
         ]
         loss = torch.stack(losses).sum()
@@ -269,12 +279,14 @@ class Oracle:
         sums = [loss.item(), -sum(log_ps), sum(1 - math.exp(lp) for lp in log_ps), hits, stop_p, len(losses)]
         return list(torch.autograd.grad(loss, list(self.leaves.values()))), np.array(sums)
 
-    def answer(self, objective: str, blanks: list[int]) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
+    def answer(
+        self, objective: str, weighted: bool, blanks: list[int]
+    ) -> tuple[dict[str, torch.Tensor], dict[str, float]]:
         """Gradients and metrics of the batch without the targets of the rows ``blanks``."""
         for i in range(ROWS):
-            if (i, objective) not in self.known:
-                self.known[i, objective] = self.row(i, objective)
-        kept = [self.known[i, objective] for i in range(ROWS) if i not in blanks]
+            if (i, objective, weighted) not in self.known:
+                self.known[i, objective, weighted] = self.row(i, objective, weighted)
+        kept = [self.known[i, objective, weighted] for i in range(ROWS) if i not in blanks]
         sums = sum((row[1] for row in kept), np.zeros(6))
         loss, nll, one_minus_p, hits, stop_p, count = sums
         share = 1 / count if count else math.nan
@@ -312,7 +324,7 @@ def test_gradients_and_metrics_are_the_oracles(computed, oracles, name):
     for case in CASES[name]:
         file = computed / name / case_name(case)
         metrics = json.loads(file.with_suffix(".json").read_text())
-        expected, of_oracle = oracle.answer(case["objective"], metrics["blanks"])
+        expected, of_oracle = oracle.answer(case["objective"], case["weighted"], metrics["blanks"])
         for key, value in of_oracle.items():
             if metrics[key] != pytest.approx(value, rel=1e-5, nan_ok=True):
                 wrong.append(f"{case_name(case)} {key}: expected {value}, found {metrics[key]}")

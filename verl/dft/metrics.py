@@ -14,19 +14,26 @@ from typing import Any
 import torch
 
 # The order of the entries in every statistics vector of this module.
+SUMS: tuple[str, ...]
 SUMS = ("target_tokens", "loss", "nll", "one_minus_p", "correct", "stop_tokens", "stop_p", "impossible")
+SUMS += ("weight", "weighted_nll")
 LOG_P_ROUNDING = 1e-4  # how far above 0 a head may round log p
 
 
 def token_sums(
-    losses: torch.Tensor, log_probs: torch.Tensor, correct: torch.Tensor, is_stop: torch.Tensor
+    losses: torch.Tensor,
+    log_probs: torch.Tensor,
+    correct: torch.Tensor,
+    is_stop: torch.Tensor,
+    weights: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """``(len(SUMS),)`` float64 sums over the target tokens of one micro-batch, detached.
 
     losses, log_probs: ``(N,)`` floats. correct: ``(N,)`` bool, the target is the model's most likely token.
-    is_stop: ``(N,)`` bool, the target ends a response.
+    is_stop: ``(N,)`` bool, the target ends a response. weights: ``(N,)`` by which the losses were multiplied; None: 1.
     """
     log_probs = log_probs.detach().double()
+    weights = torch.ones_like(log_probs) if weights is None else weights.double()
     return torch.stack(
         [
             log_probs.new_full((), log_probs.numel()),  # filled on the device: no copy, no waiting
@@ -37,6 +44,8 @@ def token_sums(
             is_stop.double().sum(),
             (log_probs.exp() * is_stop).sum(),
             (~(log_probs <= LOG_P_ROUNDING) | ~losses.isfinite()).double().sum(),  # NaN is not <= anything
+            weights.sum(),
+            -(weights * log_probs).sum(),
         ]
     )
 
@@ -45,11 +54,13 @@ def summarize(sums: torch.Tensor) -> dict[str, float]:
     """Means over target tokens from summed statistics. Without a target token every mean is NaN, never 0.
 
     Keys: loss, nll, one_minus_p, mean_p, accuracy, stop_p (mean p of the tokens that end a response), target_tokens.
+    Where tokens have weights, of which loss alone knows: mean_weight, and weighted_nll, divided by the tokens as well.
     """
     values = dict(zip(SUMS, sums.tolist(), strict=True))
     count, stops, stop_p, _ = (values.pop(name) for name in ("target_tokens", "stop_tokens", "stop_p", "impossible"))
+    weight, weighted = values.pop("weight"), values.pop("weighted_nll")
     mean = {name: value / count if count else float("nan") for name, value in values.items()}
-    return {
+    found = {
         "loss": mean["loss"],
         "nll": mean["nll"],
         "one_minus_p": mean["one_minus_p"],
@@ -58,6 +69,9 @@ def summarize(sums: torch.Tensor) -> dict[str, float]:
         "stop_p": stop_p / stops if stops else float("nan"),
         "target_tokens": int(count),
     }
+    if weight != count:
+        found |= {"mean_weight": weight / count, "weighted_nll": weighted / count}
+    return found
 
 
 class MetricsFile:

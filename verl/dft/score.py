@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import torch
 
 from verl.dft.data.dataset import tokenize_files
-from verl.dft.data.reference_column import ENTRY, entry
+from verl.dft.data.reference_column import ENTRY, check_one_each, entry
 from verl.dft.data.rows import TokenizedRows
 from verl.dft.diagnose import add_row_options, load, row_format_from
 from verl.dft.errors import run_reporting_errors
@@ -51,6 +51,7 @@ def score(options: argparse.Namespace) -> None:
     how, flags = row_format_from(options, tokenizer)
     rows, report = tokenize_files([options.data], how, tokenizer, "the data")
     print(report.text(options.data, rows))
+    check_one_each(rows)
     table = pq.read_table(source)
     values: list[dict | None] = [None] * len(table)
     for index, log_probs in enumerate(log_probs_of_rows(model, rows)):

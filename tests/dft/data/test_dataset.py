@@ -137,7 +137,7 @@ def test_a_conversation_has_the_templates_own_text_and_trains_every_assistant_tu
 def test_a_template_that_rewrites_earlier_turns_is_refused(tmp_path):
     forgetful = "{% for m in messages %}{{ m['content'] if loop.last or m['role'] == 'user' }};{% endfor %}"
     with pytest.raises(ValueError, match="rewrites earlier turns"):
-        tokenize(tmp_path, [{"messages": CHAT}], template=forgetful, multiturn=True)
+        tokenize(tmp_path, [{"messages": CHAT[1:]}], template=forgetful, multiturn=True, train="all")
 
 
 @pytest.mark.parametrize(

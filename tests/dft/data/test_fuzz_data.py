@@ -173,19 +173,24 @@ def check_conversations(folder, rows):
     bad, expected = [], []
     for i, messages in enumerate(rows):
         speaks = [m for m in messages or [] if m["role"] == "assistant"]
-        wordless = [m for m in messages or [] if m["content"] is None and not m.get("tool_calls")]
-        if not speaks or wordless:
+        wordless = [m for m in messages or [] if m["content"] is None]
+        if not speaks or wordless or any(m.get("tool_calls") for m in messages):  # calls are no texts
             bad.append(i)
+            continue
+        if not any(m.get("weight", 1) for m in speaks):
             continue
         ids, mask = [], []
         for m in messages:
             whole = turn(m["role"], m["content"] or "")
-            head = len(turn("assistant", "")) - 2 if m["role"] == "assistant" else len(whole)
+            is_trained = m["role"] == "assistant" and m.get("weight", 1)
+            head = len(turn("assistant", "")) - 2 if is_trained else len(whole)
             ids += whole
-            mask += [0] * head + [1] * (len(whole) - head - 1) + [0] if m["role"] == "assistant" else [0] * head
+            mask += [0] * head + [1] * (len(whole) - head - 1) + [0] if is_trained else [0] * head
         expected.append((ids, mask))
     if bad:
         assert isinstance(result, str) and names_a_row(result, bad)
+    elif not expected:
+        assert "no message to train" in result
     else:
         assert result[0] == expected
 

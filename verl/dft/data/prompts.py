@@ -5,13 +5,15 @@ There is one definition, used by training and by evaluation, and it travels with
 to compare two models unfairly; here both sides call :meth:`PromptFormat.encode`.
 """
 
+import datetime
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from verl.dft.data.control_tokens import ControlTokens
+from verl.dft.data.messages import Message, with_system
 from verl.dft.data.templates import NAMED_TEMPLATES
 
 FILE_NAME = "prompt_format.json"
@@ -29,6 +31,9 @@ class PromptFormat:
     kind: ``"chat"`` (``template`` is Jinja, applied to messages) or ``"text"`` (``template`` contains ``{input}``).
     stop: texts of the tokens that end a response; the first is the one that was trained.
     template_kwargs: extra variables for a chat template, e.g. ``{"enable_thinking": False}``.
+    system_prompt: the system message of conversations that have none. fold_system_prompt: system messages become the
+        beginning of the first user's message, for templates that know none.
+    date: what a chat template takes for today, ``YYYY-MM-DD``; "": the day on which it is filled in.
     training: how the checkpoint was trained (objective ...), for the reader of a report; never used to render.
     """
 
@@ -38,12 +43,22 @@ class PromptFormat:
     stop: tuple[str, ...]
     template_kwargs: dict[str, Any] = field(default_factory=dict)
     training: dict[str, Any] = field(default_factory=dict)
+    system_prompt: str = ""
+    fold_system_prompt: bool = False
+    date: str = ""
 
-    def render(self, question: Question, tokenizer, add_generation_prompt: bool = True) -> str:
+    def __post_init__(self) -> None:
+        if self.kind != "chat" and (self.system_prompt or self.fold_system_prompt):
+            raise ValueError(f"data.system_prompt needs a chat template; found the plain prompt type {self.name}.")
+
+    def render(self, question: Question, tokenizer, add_generation_prompt: bool = True, **variables: Any) -> str:
         """The prompt as text. Raises ValueError for messages in a format that knows only plain questions."""
         if self.kind == "chat":
             messages = [{"role": "user", "content": question}] if isinstance(question, str) else question
-            return self.fill(messages, tokenizer, add_generation_prompt=add_generation_prompt)
+            # A key that is null in one row exists because other rows of the column have it; templates ask for presence.
+            messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
+            messages = with_system(messages, self.system_prompt, self.fold_system_prompt)
+            return self.fill(messages, tokenizer, add_generation_prompt=add_generation_prompt, **variables)
         if not isinstance(question, str):
             if len(question) != 1 or question[0].get("role") != "user" or not isinstance(question[0]["content"], str):
                 raise ValueError(
@@ -58,16 +73,49 @@ class PromptFormat:
 
         transformers runs templates in Jinja's sandbox, where they reach nothing but what they are given.
         """
-        # A key that is null in one row exists because other rows of the column have it; templates ask for its presence.
-        messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
         try:
             # As a batch of one: an empty conversation, before an assistant that speaks first, is refused alone.
             (text,) = tokenizer.apply_chat_template(
-                [messages], chat_template=self.template, tokenize=False, **{**self.template_kwargs, **variables}
+                [messages], chat_template=self.template, tokenize=False, **self._variables(variables)
             )
             return text
         except Exception as error:  # a template is a program, and raises what its author and its values make it raise
             raise ValueError(f"the chat template cannot be filled in: {type(error).__name__}: {error}") from error
+
+    def fill_marked(
+        self, messages: Sequence[Message], tokenizer, **variables: Any
+    ) -> tuple[str, list[tuple[int, int]]]:
+        """As :meth:`fill`, with the spans of text that the template puts between ``{% generation %}`` and its end."""
+        from transformers.utils.chat_template_utils import render_jinja_template
+
+        tools = variables.pop("tools", None)
+        given = {**tokenizer.special_tokens_map, **self._variables(variables)}
+        try:
+            rendered: Any = render_jinja_template(
+                [list(messages)], tools=tools, chat_template=self.template, return_assistant_tokens_mask=True, **given
+            )
+            (text,), (spans,) = rendered
+        except Exception as error:
+            raise ValueError(f"the chat template cannot be filled in: {type(error).__name__}: {error}") from error
+        return text, [(start, end) for start, end in spans]
+
+    def _variables(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        fixed: dict[str, Any] = {}
+        if self.date:
+            day = datetime.datetime.fromisoformat(self.date)
+            fixed["strftime_now"] = day.strftime  # as transformers calls it, which asks the clock
+        return {**fixed, **self.template_kwargs, **variables}
+
+    def fixed_at(self, date: str, tokenizer) -> "PromptFormat":
+        """The same format with ``date`` for today, where its prompts depend on the date at all."""
+        if self.kind != "chat":
+            return self
+        probe = [{"role": "user", "content": "1"}]
+        try:
+            texts = {replace(self, date=day).fill(probe, tokenizer) for day in ("2001-02-03", "2012-11-10")}
+        except ValueError:
+            return self
+        return replace(self, date=date) if len(texts) > 1 else self
 
     def encode(self, question: Question, tokenizer) -> list[int]:
         """The prompt as token ids. A chat template writes its own BOS; a text format gets the tokenizer's, if any."""

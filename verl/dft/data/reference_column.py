@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from verl.dft.data.parquet_rows import Place, naming, rows_of_files
+from verl.dft.data.files import Place, naming, rows_of_files
 from verl.dft.data.rows import TokenizedRows
 
 ENTRY = pa.struct([("log_probs", pa.list_(pa.float32())), ("tokens", pa.int64())])
@@ -25,6 +25,15 @@ def checksum(rows: TokenizedRows, index: int) -> int:
     return zlib.crc32(mask.tobytes(), zlib.crc32(ids.tobytes()))
 
 
+def check_one_each(rows: TokenizedRows) -> None:
+    """Raises ValueError where a row of the files makes several training rows: its entry could not say of which."""
+    if (np.diff(rows.numbers) == 0).any():
+        raise ValueError(
+            "the chat template makes several training rows of a conversation, and a column of log p knows one. Use a "
+            "template that only appends, data.multiturn.train=last, or no objective.reference_key."
+        )
+
+
 def entry(rows: TokenizedRows, index: int, log_probs: np.ndarray) -> dict[str, Any]:
     """What the column holds for row ``index`` of ``rows``. log_probs: ``(targets of the row,)``."""
     return {"log_probs": log_probs.astype(np.float32), "tokens": checksum(rows, index)}
@@ -35,6 +44,7 @@ def read_reference_log_probs(files: Sequence[str], key: str, rows: TokenizedRows
 
     Raises ValueError that names file and row for an entry that is missing, or that is not of these tokens.
     """
+    check_one_each(rows)
     found = np.zeros(len(rows.input_ids), dtype=np.float32)
     for place, index, value in _entries(files, key, rows):
         targets = rows.starts[index] + np.flatnonzero(rows.loss_mask[rows.starts[index] : rows.starts[index + 1]])

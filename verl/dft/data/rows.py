@@ -20,9 +20,10 @@ class TokenizedRows(torch.utils.data.Dataset):
     input_ids: ``(T,)`` int32. loss_mask: ``(T,)`` uint8. starts: ``(rows + 1,)`` int64.
     numbers: ``(rows,)`` int64, counted from 0 over all files; those of dropped rows are missing.
     reference_log_probs: ``(T,)`` float32, read at targets only; of no size where the data hold none.
+    weights: ``(T,)`` float32, what multiplies the loss of a target token; of no size where it is 1 everywhere.
     """
 
-    ARRAYS = ("input_ids", "loss_mask", "starts", "numbers", "reference_log_probs")
+    ARRAYS = ("input_ids", "loss_mask", "starts", "numbers", "reference_log_probs", "weights")
 
     def __init__(
         self,
@@ -31,10 +32,12 @@ class TokenizedRows(torch.utils.data.Dataset):
         starts: np.ndarray,
         numbers: np.ndarray,
         reference_log_probs: np.ndarray | None = None,
+        weights: np.ndarray | None = None,
     ) -> None:
         self.input_ids, self.loss_mask, self.starts, self.numbers = input_ids, loss_mask, starts, numbers
         nothing = np.zeros(0, dtype=np.float32)
         self.reference_log_probs = nothing if reference_log_probs is None else reference_log_probs
+        self.weights = nothing if weights is None else weights
 
     def __len__(self) -> int:
         return len(self.starts) - 1
@@ -49,6 +52,8 @@ class TokenizedRows(torch.utils.data.Dataset):
         }
         if len(self.reference_log_probs):
             row["reference_log_probs"] = torch.from_numpy(self.reference_log_probs[span].astype(np.float32))
+        if len(self.weights):
+            row["loss_weight"] = torch.from_numpy(self.weights[span].astype(np.float32))
         return row
 
     def lengths(self) -> np.ndarray:

@@ -186,7 +186,7 @@ class Objective:
 
     needs: the names of the values that the function asks for. full_weight: whether the tokens marked in the boolean
     value ``full_weight`` (N,) get the loss ``-log p`` instead. reference_in_data: whether the rows bring the
-    reference's log p along, so that no reference is run.
+    reference's log p along, so that no reference is run. A value ``weight`` (N,) multiplies the losses.
     """
 
     name: str
@@ -198,7 +198,8 @@ class Objective:
 
     def __call__(self, log_probs: torch.Tensor, **values: torch.Tensor) -> torch.Tensor:
         losses = self.function(log_probs, *(values[name] for name in self.needs), **self.options)
-        return torch.where(values["full_weight"], -log_probs, losses) if self.full_weight else losses
+        losses = torch.where(values["full_weight"], -log_probs, losses) if self.full_weight else losses
+        return losses * values["weight"] if "weight" in values else losses
 
     @property
     def statistics(self) -> tuple[str, ...]:

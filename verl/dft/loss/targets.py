@@ -12,7 +12,7 @@ class Targets:
     positions: ``(n,)`` where each is predicted, in the flattened positions of the model's input on this rank.
     ids: ``(n,)`` the tokens themselves. rows: ``(n,)`` the row of the micro-batch that each belongs to.
     row_count: rows in the micro-batch. reference_log_probs: ``(n,)`` log p of each under the reference, where the data
-    holds it.
+    holds it. weights: ``(n,)`` what multiplies each loss, or None for 1.
     """
 
     positions: torch.Tensor
@@ -20,13 +20,15 @@ class Targets:
     rows: torch.Tensor
     row_count: int
     reference_log_probs: torch.Tensor | None = None
+    weights: torch.Tensor | None = None
 
     def to(self, device: torch.device | str | int) -> "Targets":
         """The same targets on ``device``, copied without waiting."""
         positions, ids, rows = (x.to(device, non_blocking=True) for x in (self.positions, self.ids, self.rows))
-        known = self.reference_log_probs
-        known = None if known is None else known.to(device, non_blocking=True)
-        return Targets(positions, ids, rows, self.row_count, known)
+        known, weights = (
+            None if x is None else x.to(device, non_blocking=True) for x in (self.reference_log_probs, self.weights)
+        )
+        return Targets(positions, ids, rows, self.row_count, known, weights)
 
 
 def find_targets(
@@ -34,25 +36,27 @@ def find_targets(
     loss_mask: torch.Tensor,
     borders: torch.Tensor,
     reference_log_probs: torch.Tensor | None = None,
+    loss_weight: torch.Tensor | None = None,
 ) -> Targets:
     """The targets of packed rows; positions index the packed sequence.
 
-    input_ids, loss_mask: ``(T,)``; reference_log_probs too, read at targets only. borders: ``(rows + 1,)``, row i is
-    ``[borders[i], borders[i + 1])``.
+    input_ids, loss_mask: ``(T,)``; reference_log_probs and loss_weight too, read at targets only.
+    borders: ``(rows + 1,)``, row i is ``[borders[i], borders[i + 1])``.
     A token is predicted from the position before it. No row starts with a target (see ``verl.dft.data.dataset``), so no
     target is looked for in the row before.
     """
     places = loss_mask.nonzero().squeeze(1)
     rows = torch.searchsorted(borders, places, right=True) - 1
-    known = None if reference_log_probs is None else reference_log_probs[places]
-    return Targets(places - 1, input_ids[places], rows, len(borders) - 1, known)
+    known, weights = (None if x is None else x[places] for x in (reference_log_probs, loss_weight))
+    return Targets(places - 1, input_ids[places], rows, len(borders) - 1, known, weights)
 
 
 def within_slice(targets: Targets, start: int, length: int) -> Targets:
     """Those predicted in ``[start, start + length)`` of the packed sequence, with positions counted from ``start``."""
     here = (targets.positions >= start) & (targets.positions < start + length)
-    known = None if targets.reference_log_probs is None else targets.reference_log_probs[here]
-    return Targets(targets.positions[here] - start, targets.ids[here], targets.rows[here], targets.row_count, known)
+    known, weights = (None if x is None else x[here] for x in (targets.reference_log_probs, targets.weights))
+    positions = targets.positions[here] - start
+    return Targets(positions, targets.ids[here], targets.rows[here], targets.row_count, known, weights)
 
 
 def within_padded_rows(targets: Targets, borders: torch.Tensor, width: int) -> Targets:

@@ -184,7 +184,7 @@ class DFTEngine(FSDPEngineWithLMHead):
         with self._autocast():
             loss, found = head(inputs, targets, loss_function, denominator / torch.distributed.get_world_size())
         is_stop = targets.ids == self.choices.stop_token_id
-        sums = token_sums(found["losses"], found["log_probs"], found["hits"], is_stop)
+        sums = token_sums(found["losses"], found["log_probs"], found["hits"], is_stop, targets.weights)
         metrics = {"sums": sums}
         if tu.get_non_tensor_data(micro_batch, "forecasts", False):
             metrics["forecast"] = forecast_sums(found["log_probs"], is_stop)
@@ -192,9 +192,9 @@ class DFTEngine(FSDPEngineWithLMHead):
 
     def _targets(self, on_host: TensorDict, inputs: dict[str, Any], is_packed: bool) -> Targets:
         borders = on_host["input_ids"].offsets()
-        known = on_host.get("reference_log_probs", None)
-        known = None if known is None else known.values()
-        targets = find_targets(on_host["input_ids"].values(), on_host["loss_mask"].values(), borders, known)
+        given = (on_host.get(name, None) for name in ("reference_log_probs", "loss_weight"))
+        known, weight = (None if value is None else value.values() for value in given)
+        targets = find_targets(on_host["input_ids"].values(), on_host["loss_mask"].values(), borders, known, weight)
         width = inputs["input_ids"].shape[1]
         if not is_packed:
             return within_padded_rows(targets, borders, width)
@@ -249,7 +249,7 @@ class DFTEngine(FSDPEngineWithLMHead):
         self, score: Score, score_reference: Score | None, targets: Targets, loss_function: Objective
     ) -> dict[str, torch.Tensor]:
         """Those of the values the objective needs that no head computes on its way."""
-        values: dict[str, torch.Tensor] = {}
+        values: dict[str, torch.Tensor] = {} if targets.weights is None else {"weight": targets.weights}
         if loss_function.full_weight:
             full = torch.tensor(self.choices.full_weight_ids, dtype=targets.ids.dtype).to(
                 targets.ids.device, non_blocking=True

@@ -20,7 +20,8 @@ SCHEDULE = ("lr_scheduler_type", "lr_warmup_steps", "lr_warmup_steps_ratio", "mi
 OPTIMIZER = ("optimizer_impl", "optimizer", "lr", "betas", "weight_decay", "clip_grad", "override_optimizer_config")
 LORA = ("lora_rank", "lora_alpha", "target_modules", "exclude_modules", "lora_adapter_path")
 # Told beside changed rows, because one of them is the likely reason.
-READING = ("max_length", "truncation", "train_max_samples", "chat_template", "response_end", "response_key")
+READING: tuple[str, ...] = ("max_length", "truncation", "train_max_samples", "chat_template", "response_end")
+READING += ("response_key", "system_prompt", "fold_system_prompt", "weight_key")
 
 
 def run_identity(

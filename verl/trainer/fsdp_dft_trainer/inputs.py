@@ -21,14 +21,14 @@ from verl.trainer.fsdp_dft_trainer.layout import check_context
 from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig, needed_columns, prompt_format, row_format
 
 
-def model_and_prompts(config: CompletedConfig) -> tuple[HFModelConfig, PromptFormat]:
+def model_and_prompts(config: CompletedConfig, today: str | None = None) -> tuple[HFModelConfig, PromptFormat]:
     """What of the model is read before its weights, and how it is asked.
 
-    The tokenizer gets the chat template in use, so that it is saved with the checkpoints.
+    The tokenizer gets the chat template in use, so that it is saved with the checkpoints. today: as for prompt_format.
     Raises ValueError for what is no model, and for a format that it cannot have.
     """
     model = _model_config(config)
-    prompts = prompt_format(config, model.tokenizer)
+    prompts = prompt_format(config, model.tokenizer, today)
     if prompts.kind == "chat":
         model.tokenizer.chat_template = prompts.template
     return model, prompts

@@ -1,5 +1,6 @@
 """The training loop. Read :meth:`DFTTrainer.fit` first, then :meth:`DFTTrainer.train_step`."""
 
+import datetime
 import random
 import time
 from collections.abc import Iterable
@@ -63,7 +64,9 @@ class DFTTrainer:
         optim = only_fields_of_target(self.config.optim)
         if optim.lr_scheduler_type not in ("cosine", "constant"):  # all that verl's dataclass knows
             optim.lr_scheduler_type = "constant"  # the engine builds the others itself, by EngineChoices.schedule
-        self.model_config, self.prompt_format = model_and_prompts(self.config)
+        today = [datetime.date.today().isoformat()]
+        dist.broadcast_object_list(today)  # ranks that start around midnight must agree
+        self.model_config, self.prompt_format = model_and_prompts(self.config, today[0])
         for line in choose_layout(self.config, self.model_config):
             if self.rank == 0:
                 print(line, flush=True)
