@@ -62,10 +62,11 @@ class RowFormat:
         if self.train not in MODES:
             raise ValueError(f"expected data.multiturn.train as one of {', '.join(MODES)}; found {self.train!r}")
 
-    def columns(self) -> set[str]:
-        """The columns that are read, where a file has them."""
-        texts = {self.messages_key, self.tools_key} if self.multiturn else {self.prompt_keys[0], self.response_keys[0]}
-        return texts | {self.enable_thinking_key} | ({self.weight_key} if self.weight_key else set())
+
+def columns_read(how: RowFormat) -> set[str]:
+    """The columns that are read, where a file has them."""
+    texts = {how.messages_key, how.tools_key} if how.multiturn else {how.prompt_keys[0], how.response_keys[0]}
+    return texts | {how.enable_thinking_key} | ({how.weight_key} if how.weight_key else set())
 
 
 @dataclass(frozen=True)
@@ -131,11 +132,14 @@ def tokenize_files(
     limit = None if max_rows < 0 else max_rows
     total = total if limit is None or total is None else min(total, limit)
     report, reader = Report(), _Reader(row_format, tokenizer)
-    found = _Arrays()
+    joiner, found = Joiner(tokenizer), _Arrays()
+    leading = [] if row_format.multiturn else row_format.prompt_format.leading_ids(tokenizer)
     with tqdm(total=total, desc=f"tokenising {name}", unit="row", disable=not progress, mininterval=1.0) as bar:
-        rows = itertools.islice(rows_of_files(files, row_format.columns()), limit)
+        rows = itertools.islice(rows_of_files(files, columns_read(row_format)), limit)
         for batch in _batches(reader.examples(rows, report, bar)):
-            for (place, number, example), (ids, weights) in zip(batch, reader.encode(batch, report), strict=True):
+            for (place, number, example), (ids, weights) in zip(
+                batch, _encode(batch, joiner, leading, report), strict=True
+            ):
                 with naming(place):
                     weights = _token_weights(example, weights)
                     kept = _fit(ids, weights, row_format, report)
@@ -205,13 +209,12 @@ def _batches(examples: Iterable[Numbered]) -> Iterator[list[Numbered]]:
 
 
 class _Reader:
-    """Rows of files to pieces of text, and these to ids and weights."""
+    """Rows of files to pieces of text."""
 
     def __init__(self, row_format: RowFormat, tokenizer: Any) -> None:
         self.format, self.tokenizer = row_format, tokenizer
-        self.control, self.joiner = ControlTokens.of(tokenizer), Joiner(tokenizer)
+        self.control = ControlTokens.of(tokenizer)
         self.turns = Turns(row_format.prompt_format, tokenizer)
-        self.leading = [] if row_format.multiturn else row_format.prompt_format.leading_ids(tokenizer)
 
     def examples(self, rows: Iterable[tuple[Place, Mapping[str, Any]]], report: Report, bar: Any) -> Iterator[Numbered]:
         """The training rows that each row of the files makes; it is counted in ``report``."""
@@ -281,19 +284,21 @@ class _Reader:
         found.enable_thinking = _thinking_of(row, how)
         return found
 
-    def encode(self, batch: list[Numbered], report: Report) -> list[tuple[list[int], list[float]]]:
-        """Ids and weights per row."""
-        try:
-            encoded = self.joiner.rows([example.pieces for _, _, example in batch])
-        except ValueError:
-            for place, _, example in batch:
-                with naming(place):
-                    self.joiner.rows([example.pieces])
-            raise
-        moved = sum(each[2] for each in encoded)
-        if moved:
-            report.odd["whose prompt ends inside a token of the whole text, and keeps the ids it has alone"] += moved
-        return [(self.leading + ids, [0.0] * len(self.leading) + weights) for ids, weights, _ in encoded]
+
+def _encode(
+    batch: list[Numbered], joiner: Joiner, leading: list[int], report: Report
+) -> list[tuple[list[int], list[float]]]:
+    """Ids and weights per row. leading: ids that stand before the text of each."""
+    try:
+        encoded = joiner.rows([example.pieces for _, _, example in batch])
+    except ValueError:
+        for place, _, example in batch:
+            with naming(place):
+                joiner.rows([example.pieces])
+        raise
+    if moved := sum(each[2] for each in encoded):
+        report.odd["whose prompt ends inside a token of the whole text, and keeps the ids it has alone"] += moved
+    return [(leading + ids, [0.0] * len(leading) + weights) for ids, weights, _ in encoded]
 
 
 def _thinking_of(row: Mapping[str, Any], how: RowFormat) -> bool | None:

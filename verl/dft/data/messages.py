@@ -35,6 +35,7 @@ class Conversation:
 
     @property
     def uses_tools(self) -> bool:
+        """Whether tools are described, called or answer."""
         return bool(self.tools) or any(m.get("tool_calls") or m["role"] in CALLERS for m in self.messages)
 
 

@@ -112,6 +112,7 @@ class Turns:
 
     @cached_property
     def ends_with_next_turn(self) -> bool:
+        """Whether the template writes no end of its own after a reply."""
         return not self._plain[0].strip() and bool(self.end)
 
     def _next_turns_token(self, text: str) -> str:
