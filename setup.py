@@ -36,7 +36,7 @@ setup(
     packages=[p for p in find_namespace_packages(include=["verl.*"]) if p.startswith(PACKAGES)],
     package_data={
         "verl.trainer.fsdp_dft_trainer": ["config/*.yaml"],
-        "verl.math_eval": ["page.html", "page.js"],
+        "verl.math_eval": ["page.html", "page.js", "katex.min.js"],
     },
     data_files=scripts(),
     install_requires=requirements("requirements.txt"),

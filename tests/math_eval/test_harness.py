@@ -41,7 +41,7 @@ def test_files_of_a_run_hold_what_a_reader_needs(backend, options, tmp_path):
     assert len(records) == 18
     assert set(records[0]) == {
         "problem", "sample", "seed", "prompt", "text", "finish_reason", "tokens", "gold", "extracted", "method",
-        "correct", "status", "reason", "details",
+        "correct", "status", "reason", "details", "question",
     }  # fmt: skip
     assert len({r["seed"] for r in records}) == 18
     metrics = json.loads((tmp_path / "out" / "sums" / "metrics.json").read_text())

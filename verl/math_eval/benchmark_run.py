@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tqdm import tqdm
 
 from verl.dft.data.prompts import PromptFormat
-from verl.math_eval.benchmarks import Problem, Source, about_data, data_hash
+from verl.math_eval.benchmarks import Problem, Source, about_data, as_text, data_hash
 from verl.math_eval.evaluation import Evaluation, write_metrics
 from verl.math_eval.grades import graded, graded_in_pieces, grading_settings
 from verl.math_eval.merging import merge_samples
@@ -144,6 +144,7 @@ class BenchmarkRun:
             "text": completion.text,
             "finish_reason": completion.finish_reason,
             "tokens": completion.num_tokens,
+            "question": as_text(problem.question),
             "gold": problem.gold,
             "details": dict(problem.details),
         }

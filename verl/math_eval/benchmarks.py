@@ -175,6 +175,15 @@ def _check_own(problems: Sequence[Problem], rows: Sequence[int], where: str, col
             )
 
 
+def as_text(question: str | Sequence[Mapping[str, Any]]) -> str:
+    """A question for a reader: the text, or the messages with their roles."""
+    if isinstance(question, str):
+        return question
+    if len(question) == 1:
+        return str(question[0]["content"])
+    return "\n\n".join(f"{message.get('role', '')}: {message['content']}" for message in question)
+
+
 def about_data(source: Source, problems: Sequence[Problem]) -> dict[str, Any]:
     """What a report says of the data: where they come from, how many there are, and whether they are the known ones."""
     entry, data = source.entry, data_hash(problems)

@@ -10,12 +10,14 @@ from pathlib import Path
 from verl.math_eval.charts import TEMPERATURE, draw_temperature
 from verl.math_eval.evaluation import Evaluation, evaluation_folders, folders_of_a_model, load_evaluation, unfinished
 from verl.math_eval.metrics import Tally
+from verl.math_eval.page import write_page
 from verl.math_eval.paired import RESAMPLES, Difference, paired_difference
 from verl.math_eval.samples import Record
 from verl.math_eval.scores import avg_values, maj_values, pass_values
 from verl.math_eval.tables import markdown, temperature_tables
 from verl.math_eval.temperature import AtBest, Numbers, at_best, verdict
 
+PAGE = "comparison.html"
 REPORT, DATA, PLOT, BEST = "comparison.md", "comparison.json", "comparison.png", "temperatures.json"
 
 Values = dict[str, dict[str, float]]  # score name -> problem id -> number
@@ -94,7 +96,17 @@ def _write(
         (folder / BEST).write_text(json.dumps(named, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         written.append(BEST)
     _plot(folder / PLOT, comparisons)
+    side_by_side = _at_one_temperature(runs)
+    write_page(folder / PAGE, [e for _, e in side_by_side], [name for name, _ in side_by_side])
+    written.append(PAGE)
     print(f"{text}\n\nwritten to {folder}: {', '.join(written)}")
+
+
+def _at_one_temperature(runs: Sequence[Run]) -> list[tuple[str, Evaluation]]:
+    """The evaluation of each run that a reader sees side by side: at the highest common temperature, else its own."""
+    common = set.intersection(*(set(run.evaluations) for run in runs))
+    at = {run.name: max(common or run.evaluations) for run in runs}
+    return [(f"{run.name}, T={at[run.name]:g}", run.evaluations[at[run.name]]) for run in runs]
 
 
 def _temperatures(a: Run, b: Run) -> list[tuple[float, float]]:

@@ -1,8 +1,8 @@
 """samples.html: every sample with its grade, to be read in a browser, in one file without connections.
 
 A model's text is not trusted: it is compressed and encoded in the file, put on the page as text only, and the page's
-security policy allows no script but its own. Samples are unpacked when they are shown, so that 25,000 of them open at
-once.
+security policy allows no script but its own and KaTeX, which turns formulas into MathML. Samples are unpacked when they
+are shown, so that 25,000 of them open at once.
 """
 
 import base64
@@ -27,33 +27,44 @@ FLAGS = {"right": 1, "truncated": 2, "no answer": 4, "ungraded": 8, "loop": 16, 
 HERE = Path(__file__).parent
 
 
-def write_page(path: Path, evaluation: Evaluation) -> None:
-    """Write the page of one evaluation; reads its ``samples.jsonl`` files. Of more than MOST samples it shows the first
-    problems of each benchmark, and says so.
+def write_page(path: Path, evaluations: Sequence[Evaluation], names: Sequence[str] = ()) -> None:
+    """Write the page of one evaluation, or of several side by side; reads their ``samples.jsonl`` files.
+
+    names: of the models, in place of their labels. Of more than MOST samples it shows the first problems of each
+    benchmark, and says so.
     """
-    index: dict[str, Any] = {"label": evaluation.label, "flags": FLAGS, "benchmarks": [], "left_out": 0}
-    most = MOST // max(1, len(evaluation.metrics))
+    labels = list(names) or [e.label for e in evaluations]
+    index: dict[str, Any] = {"models": labels, "flags": FLAGS, "benchmarks": [], "left_out": 0}
+    most = MOST // max(1, sum(len(e.metrics) for e in evaluations))
     chunks: list[str] = []
-    for name, metrics in evaluation.metrics.items():
-        problems, ids = [], []
-        shown = max(1, most // metrics["samples_per_problem"])
-        index["left_out"] += max(0, metrics["problems"] - shown) * metrics["samples_per_problem"]
-        for rows in _chunks(islice(evaluation.rows(name), shown)):
-            for position, row in enumerate(rows):
-                ids.append(row[0]["problem"].split("/", 1)[-1])
-                problems.append([len(chunks), position, [_flags(r) for r in row], [r["tokens"] for r in row]])
-            chunks.append(_packed([_problem(row) for row in rows]))
-        index["benchmarks"].append({"name": name, "ids": ids, "problems": problems})
-    script = (HERE / "page.js").read_text(encoding="utf-8")
+    for model, evaluation in enumerate(evaluations):
+        for name, metrics in evaluation.metrics.items():
+            problems, ids = [], []
+            shown = max(1, most // metrics["samples_per_problem"])
+            index["left_out"] += max(0, metrics["problems"] - shown) * metrics["samples_per_problem"]
+            for rows in _chunks(islice(evaluation.rows(name), shown)):
+                for position, row in enumerate(rows):
+                    ids.append(row[0]["problem"].split("/", 1)[-1])
+                    problems.append([len(chunks), position, [_flags(r) for r in row], [r["tokens"] for r in row]])
+                chunks.append(_packed([_problem(row) for row in rows]))
+            index["benchmarks"].append({"name": name, "model": model, "ids": ids, "problems": problems})
+    script, maths = ((HERE / name).read_text(encoding="utf-8") for name in ("page.js", "katex.min.js"))
     text = (HERE / "page.html").read_text(encoding="utf-8")
     blocks = (f'<script type="text/plain" id="chunk{i}">{data}</script>' for i, data in enumerate(chunks))
     parts = {
-        "POLICY": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "POLICY": _policy(script),
+        "MATHSPOLICY": _policy(maths),
         "INDEX": _safe_json(index),
         "CHUNKS": "\n".join(blocks),
+        "MATHS": maths,
         "SCRIPT": script,
     }
     path.write_text(re.sub("@([A-Z]+)@", lambda mark: parts[mark[1]], text), encoding="utf-8")
+
+
+def _policy(script: str) -> str:
+    """The hash by which the page's security policy knows a script."""
+    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
 
 
 def _chunks(rows: Iterable[Sequence[Record]]) -> Iterable[list[Sequence[Record]]]:
@@ -73,6 +84,7 @@ def _problem(row: Sequence[Record]) -> dict[str, Any]:
     return {
         "problem": first["problem"],
         "prompt": first["prompt"],
+        "question": first.get("question", ""),
         "gold": first["gold"],
         "details": first.get("details", {}),
         "samples": [

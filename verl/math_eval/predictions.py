@@ -6,14 +6,13 @@ in order.
 """
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from verl.math_eval.benchmarks import Problem, Source, about_data, data_hash, repetitions
+from verl.math_eval.benchmarks import Problem, Source, about_data, as_text, data_hash, repetitions
 from verl.math_eval.evaluation import Evaluation, write_metrics
 from verl.math_eval.grades import graded_in_pieces, grading_settings
 from verl.math_eval.options import EvalOptions, check_inputs
@@ -128,7 +127,8 @@ def _records(given: Predictions, names: dict[str, str], asked: dict[str, Problem
             "problem": key,
             "sample": seen[key],
             "seed": seen[key],
-            "prompt": question if isinstance(question, str) else json.dumps(question, ensure_ascii=False),
+            "prompt": as_text(question),
+            "question": as_text(question),
             "text": text,
             "finish_reason": row.get("finish_reason") or "unknown",
             "tokens": int(row["tokens"]) if row.get("tokens") is not None else len(text.split()),
@@ -149,7 +149,6 @@ def _settings(
     count: int,
     place: int,
 ) -> dict[str, Any]:
-    first = asked[0].question
     return {
         "generation": {
             "backend": "predictions",
@@ -166,7 +165,7 @@ def _settings(
             "backend": {},
             "prompt_format": "predictions",
             "training": {},
-            "example_prompt": first if isinstance(first, str) else json.dumps(first, ensure_ascii=False),
+            "example_prompt": as_text(asked[0].question),
             "benchmark": source.name,
             "place": place,
             "data": about_data(source, problems),

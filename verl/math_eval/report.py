@@ -27,7 +27,7 @@ def write_report(folder: str | Path, evaluations: Sequence[Evaluation]) -> Path:
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     if [e.folder for e in evaluations] == [folder]:
-        write_page(folder / PAGE, evaluations[0])
+        write_page(folder / PAGE, evaluations)
     (folder / LATEX).write_text(latex_table(evaluations), encoding="utf-8")
     (folder / CSV).write_text(csv_table(evaluations), encoding="utf-8")
     plots = draw_all(folder, evaluations)

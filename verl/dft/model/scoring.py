@@ -47,11 +47,10 @@ def score_rows(
     """
     device = next(model.parameters()).device
     is_product = reason_against_fusing(model, device) is None
+    budget = BATCH_TOKENS["cpu" if device.type == "cpu" else "cuda"]
     start, spent = time.monotonic(), 0.0
     with _progress(len(rows), seconds) as bar:
-        for portion in _portions(
-            rows.lengths(), BATCH_TOKENS["cpu" if device.type == "cpu" else "cuda"], seconds, seed
-        ):
+        for portion in _portions(rows.lengths(), budget, seconds, seed):
             for batch in portion:
                 ids, mask, lengths = _padded([rows[i] for i in batch])
                 predicted = mask[:, 1:].bool()
