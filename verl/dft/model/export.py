@@ -1,17 +1,21 @@
 """A trained module as a plain Hugging Face folder that transformers and vLLM load as it is, and LoRA as PEFT's."""
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import init_empty_weights
-from peft import get_peft_model_state_dict
+from peft import get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save_file
-from transformers import AutoModelForCausalLM
+from transformers import GenerationConfig
 from transformers.dynamic_module_utils import custom_object_save
 from verl.utils.fsdp_utils import get_fsdp_full_state_dict
 from verl.utils.transformers_compat import drop_tied_target_keys
+
+from verl.dft.model.loading import text_config, without_weights
 
 
 def full_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
@@ -20,30 +24,50 @@ def full_state(module: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def write_hf_model(
-    state: dict[str, torch.Tensor], module: torch.nn.Module, model_config: Any, folder: Path, dtype: torch.dtype
+    state: dict[str, torch.Tensor],
+    module: torch.nn.Module,
+    model_config: Any,
+    folder: Path,
+    dtype: torch.dtype,
+    stop: str,
 ) -> None:
     """Write model, configuration and tokenizer to ``folder``.
 
+    stop: the trained end of a response, one token, at which generation from the folder ends.
     dtype: of the written weights, and what config.json calls them. With the dtype of the forward pass the folder
     holds exactly the numbers that were multiplied in training; master weights stay in the shards beside it.
-    LoRA adapters are merged: W + (alpha / r) B A.
+    LoRA adapters are merged into the weights.
     """
     unwrapped, hf_config = _unwrapped(module), model_config.hf_config
     if hasattr(unwrapped, "peft_config"):
-        state = merge_lora(state, unwrapped.peft_config["default"])
+        state = merge_lora(state, unwrapped.peft_config["default"], model_config)
     state = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in state.items()}
     with init_empty_weights():
-        skeleton = AutoModelForCausalLM.from_config(
-            hf_config, dtype=dtype, trust_remote_code=model_config.trust_remote_code
-        )
-    if model_config.generation_config is not None:
-        skeleton.generation_config = model_config.generation_config
+        skeleton = without_weights(hf_config, model_config.trust_remote_code, dtype=dtype)
+    tokenizer, processor = model_config.tokenizer, model_config.get_processor()
+    stop_token_id = tokenizer.convert_tokens_to_ids(stop)
+    skeleton.generation_config = stopping_at(model_config.generation_config, hf_config, stop_token_id)
+    text_config(skeleton.config).eos_token_id = skeleton.config.eos_token_id = stop_token_id
     drop_tied_target_keys(state, skeleton, hf_config)
     skeleton.save_pretrained(folder, state_dict=state)
-    model_config.get_processor().save_pretrained(folder)
+    with _ending_with(stop, tokenizer, getattr(processor, "tokenizer", tokenizer)):
+        processor.save_pretrained(folder)
     if hasattr(hf_config, "auto_map"):
         base = unwrapped.get_base_model() if hasattr(unwrapped, "get_base_model") else unwrapped
         custom_object_save(base, folder, config=hf_config)
+
+
+@contextmanager
+def _ending_with(stop: str, *tokenizers: Any) -> Iterator[None]:
+    """While it lasts, the tokenizers' end-of-sequence token is ``stop``."""
+    former = [tokenizer.eos_token for tokenizer in tokenizers]
+    for tokenizer in tokenizers:
+        tokenizer.eos_token = stop
+    try:
+        yield
+    finally:
+        for tokenizer, token in zip(tokenizers, former, strict=True):
+            tokenizer.eos_token = token
 
 
 def write_adapter(state: dict[str, torch.Tensor], module: torch.nn.Module, folder: Path) -> None:
@@ -64,19 +88,30 @@ def _unwrapped(module: torch.nn.Module) -> Any:
     return getattr(module, "_fsdp_wrapped_module", module)
 
 
-def merge_lora(state: dict[str, torch.Tensor], lora: Any) -> dict[str, torch.Tensor]:
-    """The state of the base model with ``W + (alpha / r) B A`` in place of each adapted ``W``, under plain names."""
-    prefix = "base_model.model."
-    merged = {}
-    for name, tensor in state.items():
-        if ".lora_A." in name or ".lora_B." in name:
-            continue
-        plain = name.removeprefix(prefix)
-        if ".base_layer." in plain:
-            stem = name.split(".base_layer.")[0]
-            if name.endswith(".weight"):
-                down, up = (state[f"{stem}.lora_{side}.default.weight"].float() for side in "AB")
-                tensor = (tensor.float() + (lora.lora_alpha / lora.r) * up @ down).to(tensor.dtype)
-            plain = plain.replace(".base_layer.", ".")
-        merged[plain] = tensor
-    return merged
+def merge_lora(state: dict[str, torch.Tensor], lora: Any, model_config: Any) -> dict[str, torch.Tensor]:
+    """The state of the base model with what its adapters have learnt added to its weights, in fp32 and by PEFT itself.
+
+    state: of the model with adapters, whole; left as it is. lora: PEFT's configuration of them. Takes a second copy of
+    the weights on the host.
+    """
+    with torch.device("meta"):
+        base = without_weights(model_config.hf_config, model_config.trust_remote_code)
+        adapted = get_peft_model(base, copy.deepcopy(lora))
+    # Copies, because PEFT adds in place and these may be the weights in training.
+    wide = {
+        name: tensor.to(torch.float32, copy=True) if tensor.is_floating_point() else tensor
+        for name, tensor in state.items()
+    }
+    adapted.load_state_dict(wide, assign=True)
+    return adapted.merge_and_unload().state_dict()
+
+
+def stopping_at(generation_config: Any, hf_config: Any, stop_token_id: int) -> Any:
+    """A copy of a generation configuration, or a new one, by which generation ends at the trained end of a response.
+
+    The ends that it had before follow: a model may still write them.
+    """
+    made = copy.deepcopy(generation_config) if generation_config else GenerationConfig.from_model_config(hf_config)
+    former = made.eos_token_id if isinstance(made.eos_token_id, list) else [made.eos_token_id]
+    made.eos_token_id = list(dict.fromkeys([stop_token_id, *(token for token in former if token is not None)]))
+    return made

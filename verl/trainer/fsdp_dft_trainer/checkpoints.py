@@ -117,7 +117,8 @@ class Checkpoints:
 
         def write_rest() -> None:
             if state:
-                write_hf_model(state, engine.module, self.model_config, partial / "huggingface", engine.compute_dtype)
+                folder, dtype = partial / "huggingface", engine.compute_dtype
+                write_hf_model(state, engine.module, self.model_config, folder, dtype, prompts.stop[0])
                 write_adapter(state, engine.module, partial / "adapter")
                 prompts.save(partial / "huggingface")
             prompts.save(partial)
