@@ -16,6 +16,9 @@ from pathlib import Path
 from types import ModuleType
 from unittest import mock
 
+from hydra import compose, initialize_config_module
+from hydra.errors import HydraException
+from omegaconf import DictConfig
 from torch.distributed.run import get_args_parser
 
 from verl.trainer.fsdp_dft_trainer.command_line import compose_config
@@ -23,6 +26,7 @@ from verl.trainer.fsdp_dft_trainer.recipe import training_objective
 
 PROJECT = Path(__file__).parents[1]
 TRAINER = "verl.trainer.fsdp_dft_trainer"
+RL_TRAINER = "verl.trainer.main_ppo"  # of verl
 SWITCHES = ("--help", "--cfg", "--dry_run")  # of the trainer, beside its flags
 ASSIGNMENT = re.compile(r"[A-Z_]+=")
 # Commands that are not ours; what they do with their arguments is not looked at.
@@ -70,6 +74,15 @@ def check_trainer_flags(flags: list[str]) -> None:
     config = compose_config([flag for flag in flags if flag not in SWITCHES])
     if not config.objective.path:  # else a file of the reader's own
         training_objective(config)
+
+
+def compose_rl_config(flags: list[str]) -> DictConfig:
+    """verl's configuration with ``flags``. Raises ValueError for one that verl does not have."""
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        try:
+            return compose("ppo_trainer", flags)
+        except HydraException as error:
+            raise ValueError(str(error)) from error
 
 
 def check_options(main: Callable[..., object], words: list[str]) -> None:
@@ -129,6 +142,8 @@ def lines_of_dry_run(script: Path, words: list[str], **environment: str) -> list
 def _check_module(name: str, words: list[str]) -> None:
     if name == TRAINER:
         check_trainer_flags(words)
+    elif name == RL_TRAINER:
+        compose_rl_config(words)
     else:
         check_options(main_of_module(name), words)
 

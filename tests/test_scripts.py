@@ -15,6 +15,7 @@ SCRIPTS = sorted(path for path in (PROJECT / "sh").glob("*.sh") if path.name != 
 ARGUMENTS = {
     "eval.sh": ["auto", "a model", "outputs/scores", "16", "1", "--with_greedy"],
     "study.sh": ["--scale", "smoke"],  # the full one prints some 250 commands of the same few kinds
+    "grpo.sh": ["CHECKPOINT", "train.parquet", "trainer.total_training_steps=10"],
     "offline_rl.sh": ["MODEL", "questions.parquet", "outputs/offline", "--train_end", "100", "--", "optim.lr=1e-5"],
 }
 
@@ -52,6 +53,9 @@ def test_every_command_of_a_dry_run_is_understood(script: Path, tmp_path):
 def test_a_flag_that_does_not_exist_is_found():
     (command,) = commands_of("train_dft.sh", "optim.learning_rate=1e-5")
     with pytest.raises(ValueError, match="optim.learning_rate"):
+        check_command(command)
+    command = commands_of("grpo.sh", "CHECKPOINT", "train.parquet", "actor_rollout_ref.actor.learning_rate=1")[-1]
+    with pytest.raises(ValueError, match="learning_rate"):
         check_command(command)
     (command,) = commands_of("eval.sh", "auto", "M", "O", "16", "1", "--n_samples", "4")
     with pytest.raises(ValueError, match="--n_samples"):
