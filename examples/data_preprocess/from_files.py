@@ -6,6 +6,8 @@
 A dot reaches into structures: ``--question_key extra_info.question``. The final answer is the last box of the answer,
 or the column of ``--ground_truth_key``.
 
+With ``--question_key instruction`` Alpaca's column ``input`` follows the instruction after an empty line.
+
 ``--messages_key`` takes conversations, lists of {role, content} or of {from, value}, that end with the assistant. They
 are kept in the column ``messages``; train on them with ``data.multiturn.enable=true``. Those of one question and one
 answer fill ``extra_info.question`` and ``extra_info.answer`` too, and can be trained as single turns; for the others,
@@ -22,7 +24,13 @@ from preprocess import RowFunction, checked, prepare, run, source_parser
 from rows import LONGEST_TEXT, MESSAGES_TYPE, DropRow, last_boxed, nested, require_text, training_row
 from sources import Row
 
-ROLES = {"human": "user", "gpt": "assistant"}  # names of the {from, value} form
+# Names of the {from, value} form.
+ROLES = {
+    **dict.fromkeys(("human", "prompter", "input"), "user"),
+    **dict.fromkeys(("gpt", "chatgpt", "bing", "bard", "bot", "chatbot", "model", "output"), "assistant"),
+}
+# What a message may hold that the columns written here cannot.
+KEPT_BY_TRAINER = ("tool_calls", "reasoning_content", "weight", "train", "trainable")
 
 
 def question_row(data_source: str, question_key: str, answer_key: str, ground_truth_key: str | None) -> RowFunction:
@@ -30,9 +38,22 @@ def question_row(data_source: str, question_key: str, answer_key: str, ground_tr
 
     def row(example: Mapping[str, Any], split: str, index: int) -> Row:
         question, answer = require_text(example, question_key), require_text(example, answer_key)
+        if question_key == "instruction":
+            question = _with_alpaca_input(question, example)
         return training_row(data_source, question, answer, _gold(example, ground_truth_key, answer), split, index)
 
     return row
+
+
+def _with_alpaca_input(instruction: str, example: Mapping[str, Any]) -> str:
+    """Alpaca's ``input`` follows its instruction after an empty line; a row with more than both is no single turn."""
+    for column in ("system", "history"):
+        if example.get(column):
+            raise DropRow(f"{column} is not empty, and a question with one answer has none: make it messages")
+    more = example.get("input")
+    if more is not None and not isinstance(more, str):
+        raise DropRow(f"input is {type(more).__name__}, not text")
+    return f"{instruction}\n\n{more}" if more and more.strip() else instruction
 
 
 def messages_row(data_source: str, messages_key: str, ground_truth_key: str | None) -> RowFunction:
@@ -60,6 +81,10 @@ def read_messages(value: Any, where: str) -> list[dict[str, str]]:
     for message in value:
         if not isinstance(message, Mapping):
             raise DropRow(f"{where} holds something that is no message")
+        held = [key for key in KEPT_BY_TRAINER if message.get(key) not in (None, [], {})]
+        if held or isinstance(message.get("content"), list):
+            what = held[0] if held else "content in parts"
+            raise DropRow(f"{where} holds {what}, which the trainer reads from the file itself: data.train_files=FILE")
         role, content = message.get("role", message.get("from")), message.get("content", message.get("value"))
         if not isinstance(role, str) or not isinstance(content, str) or not content.strip():
             raise DropRow(f"{where} holds a message without role or text")

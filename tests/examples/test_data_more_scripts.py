@@ -280,3 +280,21 @@ def test_a_run_that_is_killed_leaves_no_file_under_the_final_name(tmp_path, json
     process.kill()
     process.wait()
     assert not (tmp_path / "o" / "train.parquet").exists()
+
+
+def test_alpaca_rows_keep_their_input_and_what_does_not_fit_is_counted():
+    import pytest
+    from from_files import question_row, read_messages
+    from rows import DropRow
+
+    row = question_row("a", "instruction", "output", None)
+    made = row({"instruction": "Add.", "input": "1 2", "output": "3"}, "train", 0)
+    assert made["extra_info"]["question"] == "Add.\n\n1 2"
+    assert row({"instruction": "Add.", "input": "", "output": "3"}, "train", 0)["extra_info"]["question"] == "Add."
+    with pytest.raises(DropRow, match="history is not empty"):
+        row({"instruction": "Add.", "history": [["a", "b"]], "output": "3"}, "train", 0)
+    names = [{"from": "human", "value": "a"}, {"from": "chatgpt", "value": "b"}]
+    assert [message["role"] for message in read_messages(names, "m")] == ["user", "assistant"]
+    for held in ({"weight": 0}, {"tool_calls": [{}]}, {"reasoning_content": "hm"}, {"train": False}):
+        with pytest.raises(DropRow, match="which the trainer reads from the file itself"):
+            read_messages([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b", **held}], "m")

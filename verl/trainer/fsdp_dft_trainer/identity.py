@@ -73,7 +73,7 @@ def _rows_digest(rows: Any, config: DictConfig, files: Any) -> str | None:
         return None
     digest = hashlib.sha256()
     if isinstance(rows, TokenizedRows):
-        for array in (rows.input_ids, rows.loss_mask, rows.starts, rows.reference_log_probs):
+        for array in (rows.input_ids, rows.loss_mask, rows.starts, rows.weights, rows.reference_log_probs):
             digest.update(np.ascontiguousarray(array).data)
     else:
         for file in (config.data.custom_cls.path, *files):
