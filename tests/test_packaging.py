@@ -58,7 +58,7 @@ def test_the_wheel_brings_the_scripts_that_need_nothing_else(wheel_files):
     brought = {name.partition("/share/verl-dft/")[2] for name in wheel_files if "/share/verl-dft/" in name}
     ours = {
         str(path.relative_to(PROJECT))
-        for pattern in ("sh/*.sh", "examples/data_preprocess/*.py")
+        for pattern in ("sh/*.sh", "examples/data_preprocess/*.py", "examples/grpo/*.py")
         for path in PROJECT.glob(pattern)
     }
     assert ours == brought
