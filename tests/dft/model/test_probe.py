@@ -11,6 +11,7 @@ from transformers import (
     MistralConfig,
     MptConfig,
     Phi3Config,
+    PhimoeConfig,
     StableLmConfig,
 )
 
@@ -105,3 +106,13 @@ def test_a_small_copy_has_every_kind_of_layer_and_few_of_them():
 @pytest.mark.parametrize("config, learned", [(GPT2Config(n_embd=32, n_layer=1, n_head=4), True), (gemma2(), False)])
 def test_learned_positions_are_told_from_rotated_ones(config, learned):
     assert probe.has_learned_positions(config) == learned
+
+
+def test_lora_leaves_out_a_router_that_peft_cannot_adapt_and_says_so():
+    config = PhimoeConfig(**SMALL, num_local_experts=4, num_experts_per_tok=2)
+    lora = {"r": 4, "target_modules": "all-linear"}
+    modules, line = probe.adaptable(config, lora)
+    assert modules == ["k_proj", "o_proj", "q_proj", "v_proj"] and "leaves out" in line
+    assert probe.adaptable(gemma2(), lora) == (None, "")
+    with pytest.raises(ValueError, match="LoRA does not run on this model as asked.*nothing_such"):
+        probe.adaptable(gemma2(), {"r": 4, "target_modules": ["nothing_such"]})

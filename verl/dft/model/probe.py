@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
 
 from verl.dft.model import attention
-from verl.dft.model.loading import check_heads, text_config, text_only_inputs, without_weights
+from verl.dft.model.loading import check_heads, layers_of_text, text_config, text_only_inputs, without_weights
 from verl.dft.model.small_copy import LIMIT, SmallCopy, noise_of
 
 PACKED, PADDED, SINGLE = "packed", "padded", "one row at a time"
@@ -192,6 +193,35 @@ def _log_probs(module: Any, ids: torch.Tensor, places: torch.Tensor, inputs: dic
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [""])[0][:200]
+
+
+def adaptable(hf_config: Any, lora: dict[str, Any], trust_remote_code: bool = False) -> tuple[list[str] | None, str]:
+    """Whether LoRA runs on this model as asked, tried on a small copy: ``(None, "")`` if so.
+
+    Of ``target_modules="all-linear"`` there is a smaller choice: the names of all plain linear layers, without routers
+    and experts, and a line that says so. Raises ValueError where nothing runs.
+    """
+    attention.register()
+    copy = SmallCopy(hf_config, max(LENGTHS), trust_remote_code, "cpu", torch.float32)
+
+    def failure(**changes: Any) -> str | None:
+        try:
+            module = get_peft_model(copy.built("eager"), LoraConfig(task_type="CAUSAL_LM", **{**lora, **changes}))
+            _alone(module, torch.ones(3, dtype=torch.long))
+        except Exception as error:
+            return f"{type(error).__name__}: {_first_line(error)}"
+        return None
+
+    reason = failure()
+    if reason is None:
+        return None, ""
+    layers = layers_of_text(copy.built("eager"))
+    plain = sorted({name.rsplit(".", 1)[-1] for name, m in layers.named_modules() if type(m) is torch.nn.Linear})
+    if lora.get("target_modules") == "all-linear" and plain and failure(target_modules=plain) is None:
+        return plain, f"LoRA adapts {', '.join(plain)} and leaves out what peft cannot adapt in this model ({reason})."
+    raise ValueError(
+        f"LoRA does not run on this model as asked: {reason}. Set model.target_modules to some of {', '.join(plain)}."
+    )
 
 
 def has_learned_positions(hf_config: Any, trust_remote_code: bool = False) -> bool:

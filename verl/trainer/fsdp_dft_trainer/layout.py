@@ -3,16 +3,18 @@
 import numpy as np
 import torch
 import torch.distributed as dist
-from omegaconf import DictConfig, open_dict
+from omegaconf import open_dict
 from verl.utils.device import get_device_id
+from verl.utils.py_functional import convert_to_regular_types
 from verl.workers.config import HFModelConfig
 
 from verl.dft.model import probe
 from verl.dft.model.loading import text_config
 from verl.trainer.fsdp_dft_trainer.agreement import from_first
+from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig
 
 
-def choose_layout(config: DictConfig, model: HFModelConfig) -> tuple[str, ...]:
+def choose_layout(config: CompletedConfig, model: HFModelConfig) -> tuple[str, ...]:
     """Complete ``config`` and ``model`` with a layout that is exact for this model; the lines to be said about it.
 
     Tried on a small copy of the model, on rank 0 for all ranks. Raises ValueError where nothing is exact, or not what
@@ -30,6 +32,7 @@ def choose_layout(config: DictConfig, model: HFModelConfig) -> tuple[str, ...]:
         return probe.choose(model.hf_config, wishes, model.trust_remote_code, device)
 
     plan = from_first(decide) if dist.is_initialized() else decide()
+    lines = (*plan.lines, *_choose_adapted(config, model))
     model.hf_config._attn_implementation = plan.attention
     with open_dict(config):
         config.model.override_config.attn_implementation = plan.attention
@@ -37,7 +40,26 @@ def choose_layout(config: DictConfig, model: HFModelConfig) -> tuple[str, ...]:
         if plan.layout == probe.SINGLE:
             config.data.use_dynamic_bsz, config.data.micro_batch_size_per_gpu = False, 1
     object.__setattr__(model, "use_remove_padding", config.model.use_remove_padding)  # verl freezes the dataclass
-    return plan.lines
+    return lines
+
+
+def _choose_adapted(config: CompletedConfig, model: HFModelConfig) -> tuple[str, ...]:
+    """Set what LoRA adapts, where that is left to this and not all of it can be; the line about it."""
+    if not model.lora_rank or model.lora_adapter_path:
+        return ()
+    names = ("target_modules", "target_parameters", "exclude_modules")
+    lora = {"r": model.lora_rank, **{name: convert_to_regular_types(getattr(model, name)) for name in names}}
+
+    def decide() -> tuple[list[str] | None, str]:
+        return probe.adaptable(model.hf_config, lora, model.trust_remote_code)
+
+    modules, line = from_first(decide) if dist.is_initialized() else decide()
+    if modules is None:
+        return ()
+    object.__setattr__(model, "target_modules", modules)
+    with open_dict(config):
+        config.model.target_modules = modules
+    return (line,)
 
 
 def check_context(model: HFModelConfig, lengths: np.ndarray, flag: str) -> str | None:
