@@ -47,7 +47,9 @@ def run(args: argparse.Namespace) -> None:
     if args.regrade:
         from verl.math_eval.regrading import regrade
 
-        evaluations = regrade(args.output_dir, args.extraction, args.grader, args.n_sampling)
+        evaluations = regrade(
+            args.output_dir, args.extraction, args.grader, args.n_sampling, args.first_marker, args.end_of_thinking
+        )
     elif args.predictions:
         evaluations = _predictions(args)
     else:
@@ -167,6 +169,18 @@ def parser() -> argparse.ArgumentParser:
     grading = p.add_argument_group("grading, and what is there already")
     grading.add_argument(
         "--extraction", default="lenient", help="strict: box or marker only; lenient: also the last formula or number"
+    )
+    grading.add_argument(
+        "--first_marker",
+        action="store_true",
+        help="the first answer counts, not the last: for base models that go on with a next problem",
+    )
+    grading.add_argument(
+        "--end_of_thinking",
+        nargs="*",
+        default=(),
+        metavar="MARK",
+        help="marks that end a chain of thought, beside the known ones; a text without any is an unfinished thought",
     )
     grading.add_argument(
         "--grader", default="default", help="legacy: a second score by the original's rules, which pass wrong answers"

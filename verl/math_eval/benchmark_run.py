@@ -14,7 +14,7 @@ from tqdm import tqdm
 from verl.dft.data.prompts import PromptFormat
 from verl.math_eval.benchmarks import Problem, Source, about_data, as_text, data_hash
 from verl.math_eval.evaluation import Evaluation, write_metrics
-from verl.math_eval.grades import graded, graded_in_pieces, grading_settings
+from verl.math_eval.grades import graded, graded_in_pieces
 from verl.math_eval.merging import merge_samples
 from verl.math_eval.options import EvalOptions
 from verl.math_eval.requests import Completion, Request, sample_seed
@@ -70,7 +70,7 @@ class BenchmarkRun:
                     all_problems
                 ),  # of all problems, so that a larger num_test_sample continues this folder
             },
-            "grading": grading_settings(self.options.extraction, self.options.grader),
+            "grading": self.options.grading,
             "described": {
                 "label": self.evaluation.label,
                 "model": self.backend.source,

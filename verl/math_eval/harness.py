@@ -27,7 +27,6 @@ from verl.math_eval.evaluation import (
     unfinished,
 )
 from verl.math_eval.generation import make_backend
-from verl.math_eval.grades import grading_settings
 from verl.math_eval.options import DEFAULT_BENCHMARKS, EvalOptions, Questions, check_inputs
 from verl.math_eval.prompting import ChosenFormat, choose_format
 from verl.math_eval.regrading import regraded
@@ -145,7 +144,7 @@ def _with_stored(folder: Path, evaluations: Sequence[Evaluation], options: EvalO
         if unfinished(path):
             print(f"note: {path} is not in the report, because its run was not finished", file=sys.stderr)
             continue
-        stored = regraded(path, grading_settings(options.extraction, options.grader))
+        stored = regraded(path, options.grading)
         if any(stored.label == label and stored.model != model for label, model in weights):
             print(f"note: {path} is not in the report, because it holds samples of other weights", file=sys.stderr)
             continue

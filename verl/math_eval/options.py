@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from verl.math_eval.benchmarks import OwnData, Problem, Source, load_problems, locate
+from verl.math_eval.grades import grading_settings
 from verl.math_eval.grading import MODES
 from verl.math_eval.prompting import check_prompt_type
 from verl.math_eval.requests import Sampling
@@ -23,6 +25,8 @@ class EvalOptions:
         answer_kind: what their golds look like, out of ``benchmarks.ANSWER_KINDS``. gold_rule: how a gold is read out
         of the column, out of ``benchmarks.GOLD_RULES``. id_key: column of the problem's id; "": the row's number.
     extraction: "strict" takes answers from a box or after a marker only, "lenient" also the last formula or number.
+        first_marker: what follows the line of the first answer does not count. end_of_thinking: more marks that end a
+        chain of thought; a text without any is an unfinished thought.
     grader: "legacy" gives a second score by the original's rules, beside ours.
     """
 
@@ -44,7 +48,14 @@ class EvalOptions:
     gold_rule: str = "text"
     id_key: str = ""
     extraction: str = "lenient"
+    first_marker: bool = False
+    end_of_thinking: Sequence[str] = ()
     grader: str = "default"
+
+    @property
+    def grading(self) -> dict[str, Any]:
+        """The settings under which samples are graded."""
+        return grading_settings(self.extraction, self.grader, self.first_marker, self.end_of_thinking)
 
     @property
     def samples_per_problem(self) -> int:

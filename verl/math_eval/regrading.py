@@ -1,6 +1,6 @@
 """Grade stored samples again, without a model (``--regrade``)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from tqdm import tqdm
@@ -12,7 +12,14 @@ from verl.math_eval.report import report_over, write_report
 from verl.math_eval.samples import SETTINGS, Record, SampleStore, stored_settings
 
 
-def regrade(output_dir: str | Path, extraction: str, grader: str, n_sampling: int | None = None) -> list[Evaluation]:
+def regrade(
+    output_dir: str | Path,
+    extraction: str,
+    grader: str,
+    n_sampling: int | None = None,
+    first_marker: bool = False,
+    end_of_thinking: Sequence[str] = (),
+) -> list[Evaluation]:
     """Grade all samples in and below an output folder again, write metrics and reports anew; returns what they hold.
 
     n_sampling: samples per problem that count from now on, the first ones; None: as many as in the last run.
@@ -24,7 +31,7 @@ def regrade(output_dir: str | Path, extraction: str, grader: str, n_sampling: in
     folders = evaluation_folders(output_dir)
     if not folders:
         raise ValueError(f"expected the output folder of an evaluation, found no samples in {output_dir}")
-    settings = grading_settings(extraction, grader)
+    settings = grading_settings(extraction, grader, first_marker, end_of_thinking)
     for folder in folders:
         for path in sorted(path.parent for path in folder.glob(f"*/{SETTINGS}")):
             _regrade_benchmark(path, settings, n_sampling)

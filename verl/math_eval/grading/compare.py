@@ -1,5 +1,7 @@
 """Is this answer the gold answer? Structure first, then values; each decision leaves its reason."""
 
+import re
+
 from verl.math_eval.grading.judge import Comparison, Rule, Symbolic, Verdict, by
 from verl.math_eval.grading.normalize import MAX_LENGTH, key, normalize
 from verl.math_eval.grading.readings import readings
@@ -30,6 +32,9 @@ _RULES: tuple[Rule, ...] = (
     brackets,
     relation,
 )
+# The normalized text has no degrees any more: without a unit they are numbers like others.
+_PERCENT = re.compile(r"^[^a-zA-Z]*\d\s*\\?%\s*$")
+_DEGREES = re.compile(r"^[^a-zA-Z]*\d\s*(?:\^?\s*\{?\s*\\circ\s*\}?|°)\s*$")
 
 
 def compare(answer: str, gold: str, symbolic: Symbolic | None = None) -> Verdict:
@@ -40,6 +45,8 @@ def compare(answer: str, gold: str, symbolic: Symbolic | None = None) -> Verdict
     if _is_beyond_limits(answer) or _is_beyond_limits(gold):
         same = "".join(answer.split()) == "".join(gold.split())
         return Verdict(same, "same text" if same else "beyond the limits: too long, or nested too deeply", same)
+    if _PERCENT.search(answer) and _DEGREES.search(gold) or _DEGREES.search(answer) and _PERCENT.search(gold):
+        return Verdict(False, "another unit")
     comparison = Comparison(_RULES, symbolic)
     equal = any(comparison.equal(a, g) for a, g in readings(answer, gold))
     if not equal and comparison.undecided:

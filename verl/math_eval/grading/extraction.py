@@ -22,7 +22,7 @@ _COMMENT = re.compile(r"(?<!\\)%[^\n]{0,200}\n")
 _BARE_BOX = re.compile(r"-?(?:\\[a-zA-Z]{1,20}|[0-9A-Za-z.]{1,40})")
 _GAP = re.compile(
     r"(?:[\s$,;&.，；、。和或与及]|\\(?:quad|qquad|,|;|:|!|\\|\[|\]|\(|\)| )|\\(?:text|mathrm|mbox)\{|\}|\b(?:and|or)\b"
-    r"|\(?\d\)\s?|\d\.\s|[(（][a-z]{2,12}[)）]"
+    r"|[(（]?\d[)）]\s?|\d\.\s|[(（][a-z ]{2,16}[)）]"
     r"|\b[a-zA-Z](?:_\w)?\s{0,2}=){0,60}"
 )
 _MARKER = re.compile(
@@ -107,11 +107,11 @@ def extract(
 
 def _without_marker(body: str) -> Extraction:
     """What a text says that announces no answer."""
-    if answer := _whole(body) or _whole(_last_line(body)):
-        return Extraction(answer, "whole")
     sentence = prose.last_sentence(body)
     if answer := prose.last_choice(sentence):
         return Extraction(answer, "choice")
+    if answer := _whole(body) or _whole(_last_line(body)):
+        return Extraction(answer, "whole")
     formula, end = _last_math(body)
     if formula and not _later_sentence_counts(body[end:]):
         return Extraction(formula, "math")

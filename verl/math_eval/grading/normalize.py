@@ -98,8 +98,9 @@ _MAPS_TO = re.compile(r"^\s*([a-zA-Z])\s*:\s*([a-zA-Z])\s*\\mapsto(?![a-zA-Z])")
 _DERIVATIVE = re.compile(r"^\s*\\frac\s*\{\s*d\s*([a-zA-Z])\s*\}\s*\{\s*d\s*[a-zA-Z]\s*\}\s*(?==)")
 _POLAR = re.compile(r"(?<=[\d}])\s*\\angle(?![a-zA-Z])\s*")
 _PLAIN_DOMAIN = re.compile(r"(\\in)\s*([ZNRQ])(?![a-zA-Z_])")
+# "2 hours 15 min", where min is no function of anything.
 _TYPED_UNIT = re.compile(
-    r"(?<=\d)\s*\b(min|sec)\b\.?(?!\s*[({_\\^a-zA-Z\[]|\s*\d+(?!\s*(?:s|sec|secs|seconds?)\b))(?![^\ue000]*\ue001)"
+    r"(?<=\d)\s*\\(min|sec)\s*\.?(?!\s*[({_\\^a-zA-Z\[]|\s*\d+(?!\s*(?:\\sec|s\b|secs\b|seconds?\b)))"
 )
 _BOLD = re.compile(r"^\s*\*\*([^*]+)\*\*\s*$")
 _ANGLED = re.compile(r"^\s*<([^<>=]*,[^<>=]*)>\s*$")
@@ -148,7 +149,7 @@ def normalize(answer: str) -> str:
         text = text.replace(sign, command)
     text = _one_line(text)
     text = re.sub(r"\$+|\\[()]|(?<!\\)\\\[|(?<!\\)\\\]", " ", text)
-    text = _commands(_TYPED_UNIT.sub(rf" {TEXT}\1{END}", text))
+    text = _TYPED_UNIT.sub(rf" {TEXT}\1{END} ", _commands(text))
     text = _POLAR.sub(r"\\cis ", _UNIT_VECTOR.sub(r" \1 ", _RAISED_PRIME.sub(r"\1", text)))
     text = _PLAIN_DOMAIN.sub(r"\1 \\mathbb{\2}", _MAPS_TO.sub(r"\1(\2)=", text))
     text = _CHINESE.sub(lambda m: m[1] or f"{TEXT}{m[2]}{END}", text)

@@ -42,7 +42,7 @@ _LEADING = re.compile(
 )
 _AND_THAT_IS = re.compile(
     r"\s*[,;(–—-]?\s*(?<![a-zA-Z])(?:i\.\s?e\.|that is|which (?:is|equals|makes|gives|comes to|means|amounts to)|"
-    r"or equivalently|equivalently|giving|making|in other words|for a total of)(?![a-zA-Z])[,:]?\s*"
+    r"or equivalently|equivalently|giving|making|in other words|for a total of|(?<=,\s)so)(?![a-zA-Z])[,:]?\s*"
 )
 _EQUALS = re.compile(r"\s*(?:(?<![<>!:=])=(?!=)|\b(?:equals|is equal to)\b)\s*")
 _OPERATOR = re.compile(r"\s[x×·*]\s*[\d$\\(]|[×÷*/+^!]|[-−–]\s*[\d$\\(]|\\(?:times|cdot|div|frac|sqrt|pi)")

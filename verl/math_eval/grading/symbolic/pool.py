@@ -94,6 +94,7 @@ class SymbolicPool:
 
     def __init__(self, size: int):
         self.size = size
+        self.owner = os.getpid()
         self.idle: queue.LifoQueue[_Worker | None] = queue.LifoQueue()
         for _ in range(size):
             self.idle.put(None)
@@ -120,7 +121,9 @@ class SymbolicPool:
         return result
 
     def close(self) -> None:
-        """End all processes."""
+        """End all processes; in a fork of the process that started them, none."""
+        if os.getpid() != self.owner:
+            return
         with self.lock:
             workers = list(self.alive)
         for worker in workers:
@@ -143,10 +146,20 @@ _pool_lock = threading.Lock()
 
 
 def shared_pool() -> SymbolicPool:
-    """The one pool of this process; it ends with the process."""
+    """The one pool of this process; it ends with the process. A fork starts one of its own: two processes that read
+    from one pipe would take each other's answers.
+    """
     global _pool
     with _pool_lock:
-        if _pool is None:
+        if _pool is None or _pool.owner != os.getpid():
+            if _pool is None:
+                os.register_at_fork(after_in_child=_renew_lock)
             _pool = SymbolicPool(max(1, min(8, os.cpu_count() or 1)))
             atexit.register(_pool.close)
     return _pool
+
+
+def _renew_lock() -> None:
+    """In a fork another thread may have held the lock, and is not there any more."""
+    global _pool_lock
+    _pool_lock = threading.Lock()
