@@ -104,7 +104,7 @@ def run(grades: int, repeated: bool) -> dict[str, Any]:
         "grades_per_second": round(grades / seconds, 1),
         "seconds": round(seconds, 1),
         "right": sum(grade.correct for grade in found),
-        "asked_math_verify": sum(grade.reason == "symbolic" for grade in found),
+        "asked_math_verify": sum(grade.reason in ("symbolic", "unreadable") for grade in found),
         "statuses": {status: statuses.count(status) for status in sorted(set(statuses))},
         "bombs": len(bombs),
         "bombs_passed": sum(found[i].correct for i in bombs),

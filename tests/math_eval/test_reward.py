@@ -66,8 +66,9 @@ def test_rows_have_the_same_keys_whatever_came_of_them():
 
 def scores_of(index: int) -> list[float]:
     """Of answers that go to a symbolic worker."""
-    moduli = [f"n \\bmod {10 * index + k}" for k in (2, 3, 5)]
-    return [compute_score("x", f"\\boxed{{{modulus}}}", f"{modulus} + 0")["score"] for modulus in moduli]
+    sums = [f"\\triangle ABC+{10 * index + k}" for k in (2, 3, 5)]
+    golds = [f"{10 * index + k}+\\triangle ABC" for k in (2, 3, 5)]
+    return [compute_score("x", f"\\boxed{{{a}}}", g)["score"] for a, g in zip(sums, golds, strict=True)]
 
 
 def test_forked_workers_and_threads_score_as_the_parent_does():

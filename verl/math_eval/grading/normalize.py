@@ -107,6 +107,7 @@ _ANGLED = re.compile(r"^\s*<([^<>=]*,[^<>=]*)>\s*$")
 _DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?")
 _IGNORED = names("hspace vspace phantom color textcolor label tag")  # with their argument
 _SPELT_EXPONENT = re.compile(rf"(?<=\d)\s*{TEXT}\s*[eE]\s*{END}\s*(-?\d+)")
+_MARKED = re.compile(rf"({TEXT}[^{END}]*{END})")
 _CHINESE = re.compile(rf"({TEXT}[^{END}]*{END})|([\u4e00-\u9fff]+)")
 _MODULO = re.compile(rf"{TEXT}\s*\(\s*mod\s*{END}\s*(\d+|[a-z])\s*{TEXT}?\s*\)\s*{END}?")
 _ORDINAL = re.compile(rf"(?<![\d.])(\d+)\s*(?:\^\s*\{{?)?\s*{TEXT}?(?:st|nd|rd|th){END}?\}}?(?![a-zA-Z])")
@@ -326,7 +327,10 @@ def _text_content(command: str, content: str, rest: str) -> str:
 def _words(plain: str) -> str:
     """Functions and constants that were typed without a backslash: sqrt(2), arcsin(1/2), pi, np.log(3)."""
     plain = plain.replace("~", " ")
-    return _WORD_CALL.sub(_word, plain) if any(c.isalpha() for c in plain) else plain
+    if not any(c.isalpha() for c in plain):
+        return plain
+    parts = _MARKED.split(plain) if TEXT in plain else [plain]  # what is marked already stays
+    return "".join(part if part.startswith(TEXT) else _WORD_CALL.sub(_word, part) for part in parts)
 
 
 def _word(match: re.Match[str]) -> str:
