@@ -14,7 +14,7 @@ from typing import Any
 
 from verl.math_eval.benchmarks import Problem, Source, about_data, as_text, data_hash, repetitions
 from verl.math_eval.evaluation import Evaluation, write_metrics
-from verl.math_eval.grades import graded_in_pieces, grading_settings
+from verl.math_eval.grades import graded_in_pieces
 from verl.math_eval.options import EvalOptions, check_inputs
 from verl.math_eval.report import write_report
 from verl.math_eval.rows import each_row, nested
@@ -158,7 +158,7 @@ def _settings(
             "seed": 0,
             "data": data_hash(problems),
         },
-        "grading": grading_settings(options.extraction, options.grader),
+        "grading": options.grading,
         "described": {
             "label": result.label,
             "model": str(given.path),
