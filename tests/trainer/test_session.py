@@ -70,12 +70,13 @@ def test_old_ones_go_only_behind_the_new_one_and_the_best_stays(tmp_path, monkey
     assert [name for name in order if "global" in name] == [".partial_global_step_10", "global_step_2", "global_step_6"]
 
 
-def test_a_second_run_in_the_same_folder_is_refused(tmp_path, monkeypatch):
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("verl.trainer.fsdp_dft_trainer.run_folder.LOCK_SECONDS", 0.1)
     first, second = folder_of(tmp_path), folder_of(tmp_path)
     first.take_lock()
-    with pytest.raises(ValueError, match="another run writes to"):
+    with pytest.raises(ValueError, match=f"another run, process {os.getpid()} on .*, writes to"):
         second.take_lock()
+    assert f"Another run, process {os.getpid()} on " in capsys.readouterr().out
     del first
     second.take_lock()
 

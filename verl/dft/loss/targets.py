@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from verl.dft.transfer import send
+
 
 @dataclass(frozen=True)
 class Targets:
@@ -24,10 +26,8 @@ class Targets:
 
     def to(self, device: torch.device | str | int) -> "Targets":
         """The same targets on ``device``, copied without waiting."""
-        positions, ids, rows = (x.to(device, non_blocking=True) for x in (self.positions, self.ids, self.rows))
-        known, weights = (
-            None if x is None else x.to(device, non_blocking=True) for x in (self.reference_log_probs, self.weights)
-        )
+        positions, ids, rows = (send(x, device) for x in (self.positions, self.ids, self.rows))
+        known, weights = (None if x is None else send(x, device) for x in (self.reference_log_probs, self.weights))
         return Targets(positions, ids, rows, self.row_count, known, weights)
 
 

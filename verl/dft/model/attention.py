@@ -5,6 +5,7 @@ Registered with transformers under ``NAME``; the engine passes where the rows ar
 """
 
 import dataclasses
+import functools
 import inspect
 import math
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from verl.utils.ulysses import (
     get_ulysses_sequence_parallel_rank,
     get_ulysses_sequence_parallel_world_size,
 )
+
+from verl.dft.transfer import send
 
 NAME = "verl_dft"
 
@@ -47,11 +50,15 @@ class PackedRows:
     """
 
     def __init__(self, borders: torch.Tensor, device: torch.device | str | int = "cpu") -> None:
-        lengths = borders.diff()
-        self.longest = int(lengths.max())
-        self.borders = borders.to(device, torch.int32, non_blocking=True)
-        self.groups: list[tuple[torch.Tensor, torch.Tensor]] = []
-        places = []
+        self._on_host, self._device = borders, device
+        self.longest = int(borders.diff().max())
+        self.borders = send(borders.to(torch.int32), device)
+
+    @functools.cached_property
+    def _grouped(self) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
+        """Groups and places, made when they are first asked for: torch's kernel for packed rows needs none."""
+        borders, lengths = self._on_host, self._on_host.diff()
+        groups, places = [], []
         group_of_row = lengths.double().log2().ceil()
         for group in group_of_row.unique():
             starts, sizes = borders[:-1][group_of_row == group], lengths[group_of_row == group]
@@ -59,8 +66,18 @@ class PackedRows:
             index = (starts.unsqueeze(1) + offsets).clamp(max=int(borders[-1]) - 1)
             real = (offsets < sizes.unsqueeze(1)).flatten().nonzero().squeeze(1)
             places.append(index.flatten()[real])
-            self.groups.append((index.to(device, non_blocking=True), real.to(device, non_blocking=True)))
-        self.places = torch.cat(places).to(device, non_blocking=True)
+            groups.append((send(index, self._device), send(real, self._device)))
+        return groups, send(torch.cat(places), self._device)
+
+    @property
+    def groups(self) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """(index, real) of each group."""
+        return self._grouped[0]
+
+    @property
+    def places(self) -> torch.Tensor:
+        """Where the tokens of the groups belong."""
+        return self._grouped[1]
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from verl.dft.metrics import ModelFlops, token_sums
 from verl.dft.model import activations, attention, loading
 from verl.dft.model.output_layer import output_layer, reading, reason_against_fusing
 from verl.dft.model.reference import Reference
+from verl.dft.transfer import send
 
 # score(objective, denominator, values=..., reference=...) -> (loss, statistics), of either head
 Score = Callable[..., tuple[torch.Tensor, dict[str, torch.Tensor]]]
@@ -84,6 +85,7 @@ class DFTEngine(FSDPEngineWithLMHead):
         super().initialize()
         if self.choices.reference:
             self.reference = Reference(self.module if self._is_lora else self._frozen_copy(), self._is_lora)
+        self.full_weight_ids = torch.tensor(self.choices.full_weight_ids).to(get_device_id())
         reason = self._reason_against_fusing()
         self.fused = reason is None
         if reason and self.choices.fused_head and self.rank == 0:
@@ -170,14 +172,7 @@ class DFTEngine(FSDPEngineWithLMHead):
         self, micro_batch: TensorDict, loss_function: Objective, forward_only: bool
     ) -> tuple[torch.Tensor, dict[str, Any]]:
         """The loss of a micro-batch, with a graph unless ``forward_only``, and the sums that are logged about it."""
-        on_host = micro_batch
-        micro_batch = micro_batch.to(get_device_id())
-        inputs, layout = self.prepare_model_inputs(micro_batch=micro_batch)
-        is_packed = tu.get_non_tensor_data(micro_batch, "use_remove_padding", True)
-        if is_packed:
-            inputs |= self._packed_rows(on_host["input_ids"].offsets(), layout["pad_size"])
-        inputs |= loading.text_only_inputs(self.module, inputs["input_ids"])
-        targets = self._targets(on_host, inputs, is_packed).to(get_device_id())
+        inputs, targets = self._inputs_and_targets(micro_batch)
         # A global batch without targets divides an empty sum: 0 / 1, with zero gradients, instead of NaN.
         denominator = max(tu.get_non_tensor_data(micro_batch, "batch_num_tokens", None), 1)
         head = self._fused_loss if self.fused else self._plain_loss
@@ -189,6 +184,17 @@ class DFTEngine(FSDPEngineWithLMHead):
         if tu.get_non_tensor_data(micro_batch, "forecasts", False):
             metrics["forecast"] = forecast_sums(found["log_probs"], is_stop)
         return loss, {"loss": loss.detach(), "metrics": metrics}
+
+    def _inputs_and_targets(self, micro_batch: TensorDict) -> tuple[dict[str, Any], Targets]:
+        """The model's arguments and the targets, worked out on the host and then sent: nothing waits for the device."""
+        inputs, layout = self.prepare_model_inputs(micro_batch=micro_batch)
+        is_packed, device = tu.get_non_tensor_data(micro_batch, "use_remove_padding", True), get_device_id()
+        targets = self._targets(micro_batch, inputs, is_packed).to(device)
+        inputs = {key: send(x, device) if isinstance(x, torch.Tensor) else x for key, x in inputs.items()}
+        if is_packed:
+            inputs |= self._packed_rows(micro_batch["input_ids"].offsets(), layout["pad_size"])
+        inputs |= loading.text_only_inputs(self.module, inputs["input_ids"])
+        return inputs, targets
 
     def _targets(self, on_host: TensorDict, inputs: dict[str, Any], is_packed: bool) -> Targets:
         borders = on_host["input_ids"].offsets()
@@ -251,10 +257,7 @@ class DFTEngine(FSDPEngineWithLMHead):
         """Those of the values the objective needs that no head computes on its way."""
         values: dict[str, torch.Tensor] = {} if targets.weights is None else {"weight": targets.weights}
         if loss_function.full_weight:
-            full = torch.tensor(self.choices.full_weight_ids, dtype=targets.ids.dtype).to(
-                targets.ids.device, non_blocking=True
-            )
-            values["full_weight"] = torch.isin(targets.ids, full)
+            values["full_weight"] = torch.isin(targets.ids, self.full_weight_ids)
         if {"reference_log_probs", "sequence_log_ratio"} & set(loss_function.needs):
             if loss_function.reference_in_data:
                 assert targets.reference_log_probs is not None
@@ -298,5 +301,5 @@ def flash_attention_rows(borders: torch.Tensor, device: Any) -> dict[str, Any]:
 
     borders: ``(rows + 1,)`` on the host.
     """
-    longest, sent = int(borders.diff().max()), borders.to(device, torch.int32, non_blocking=True)
+    longest, sent = int(borders.diff().max()), send(borders.to(torch.int32), device)
     return {"cu_seq_lens_q": sent, "cu_seq_lens_k": sent, "max_length_q": longest, "max_length_k": longest}

@@ -48,6 +48,30 @@ REFUSED = {
 }
 
 
+# Names that other trainers have for a setting.
+KNOWN_ELSEWHERE = {
+    "learning_rate": "optim.lr",
+    "warmup_ratio": "optim.warmup_steps_ratio",
+    "max_grad_norm": "optim.clip_grad",
+    "lr_scheduler_type": "optim.lr_scheduler",
+    "per_device_train_batch_size": "data.micro_batch_size_per_gpu",
+    "num_train_epochs": "trainer.total_epochs",
+    "num_epochs": "trainer.total_epochs",
+    "epochs": "trainer.total_epochs",
+    "max_steps": "trainer.total_training_steps",
+    "max_seq_length": "data.max_length",
+    "max_seq_len": "data.max_length",
+    "max_prompt_length": "data.max_length",
+    "output_dir": "trainer.default_local_dir",
+    "save_steps": "trainer.save_freq",
+    "eval_steps": "trainer.test_freq",
+    "save_total_limit": "trainer.max_ckpt_to_keep",
+    "report_to": "trainer.logger",
+    "batch_size": "data.train_batch_size",
+    "model_name_or_path": "model.partial_pretrain",
+}
+
+
 def compose_config(overrides: Sequence[str]) -> DictConfig:
     """The composed configuration of a command line such as ``["optim.lr=1e-5", ...]``, interpolations in place.
 
@@ -123,7 +147,9 @@ def _check_flag(key: str, override: str) -> None:
     if key in flags or any(flag.startswith(key + ".") for flag in flags):
         return
     last = key.rsplit(".", 1)[-1]
-    close = [flag for flag in flags if flag.rsplit(".", 1)[-1] == last] or difflib.get_close_matches(key, flags, n=3)
+    elsewhere = [KNOWN_ELSEWHERE[last]] if last in KNOWN_ELSEWHERE else []
+    close = elsewhere or [flag for flag in flags if flag.rsplit(".", 1)[-1] == last]
+    close = close or difflib.get_close_matches(key, flags, n=3)
     hint = f" Did you mean {' or '.join(close)}?" if close else ""
     raise ValueError(f"unknown flag {key}.{hint} --help lists all flags.")
 

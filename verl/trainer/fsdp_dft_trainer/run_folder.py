@@ -14,6 +14,7 @@ import fcntl
 import os
 import re
 import shutil
+import socket
 import time
 from pathlib import Path
 
@@ -103,22 +104,27 @@ class RunFolder:
 
         Raises ValueError while another run holds it, and for a folder that cannot be written to.
         """
-        token = os.urandom(8).hex()
+        token = f"{os.urandom(8).hex()} process {os.getpid()} on {socket.gethostname()}"
         try:
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock = (self.path / LOCK).open("a+", encoding="utf-8")
         except OSError as error:
             raise ValueError(f"expected trainer.default_local_dir to be a folder to write to; {error}") from error
-        waits_until = time.monotonic() + LOCK_SECONDS
+        waits_until, told = time.monotonic() + LOCK_SECONDS, False
         while True:
             try:
                 fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError as error:
+                holder = self._holder()
                 if time.monotonic() > waits_until:
                     raise ValueError(
-                        f"another run writes to {self.path}. Wait for its end, or set trainer.default_local_dir."
+                        f"another run, {holder}, writes to {self.path}. Wait for its end, or set "
+                        "trainer.default_local_dir."
                     ) from error
+                if not told:
+                    print(f"Another run, {holder}, writes to {self.path}; waiting {LOCK_SECONDS} s for it.", flush=True)
+                    told = True
                 time.sleep(0.5)
             except OSError as error:  # some file systems have no locks
                 print(f"warning: {self.path} cannot be locked ({error}); start no second run there.", flush=True)
@@ -128,6 +134,11 @@ class RunFolder:
         self._lock.flush()
         os.fsync(self._lock.fileno())
         return token
+
+    def _holder(self) -> str:
+        """Who has the lock, by what it wrote."""
+        self._lock.seek(0)
+        return self._lock.read().partition(" ")[2] or "not known"
 
 
 def _step_of(path: Path) -> int:

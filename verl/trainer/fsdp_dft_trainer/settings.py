@@ -5,14 +5,17 @@ Every ValueError here says what was expected, what was found, and what to do.
 
 import importlib
 import importlib.metadata
+import importlib.util
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf, open_dict
 from verl.utils.device import get_device_name, is_device_available
+from verl.utils.tracking import Tracking
 
 from verl.dft.data.dataset import check_files
 from verl.dft.model import activations, attention
@@ -21,6 +24,9 @@ from verl.dft.model_folder import resolve_model
 from verl.trainer.fsdp_dft_trainer.progress import BEST_METRICS
 from verl.trainer.fsdp_dft_trainer.recipe import CompletedConfig, file_list, needed_columns, training_objective
 from verl.trainer.fsdp_dft_trainer.stopping import seconds_of
+
+# The loggers of verl that are packages of their own, under the names of both.
+LOGGER_PACKAGES = {name: name for name in ("wandb", "mlflow", "swanlab", "tensorboard", "clearml", "trackio")}
 
 # Of the learning rate; verl builds the first two.
 SCHEDULES = ("cosine", "constant", "wsd", "linear")
@@ -99,6 +105,7 @@ def _check_session(config: DictConfig) -> None:
     """How a run is saved, stopped and gone on with."""
     trainer = config.trainer
     _check_contents(config.checkpoint.save_contents)
+    _check_loggers(trainer.logger)
     seconds_of(trainer.max_time)
     choices = {
         "resume_changed": ("refuse", "allow"),
@@ -118,6 +125,27 @@ def _check_session(config: DictConfig) -> None:
         raise ValueError("trainer.patience needs trainer.best_metric: by what is a validation the best?")
     if trainer.best_metric and not config.data.val_files:
         raise ValueError(f"trainer.best_metric={trainer.best_metric} needs data.val_files.")
+
+
+def _check_loggers(names: Sequence[str]) -> None:
+    """Before a model is built: verl imports a logger, and asks it for its key, when training is about to begin."""
+    for name in names:
+        if name not in Tracking.supported_backend:
+            known = ", ".join(Tracking.supported_backend)
+            raise ValueError(f"expected trainer.logger to be a list of {known}; found {name!r}")
+        if problem := _logger_problem(name):
+            raise ValueError(f"trainer.logger={name} cannot be used: {problem}, or leave it out of trainer.logger.")
+
+
+def _logger_problem(name: str) -> str | None:
+    package = LOGGER_PACKAGES.get(name)
+    if package and importlib.util.find_spec(package) is None:
+        return f"the package {package} is not installed; pip install {package}"
+    if name == "wandb":
+        logged_in = os.environ.get("WANDB_API_KEY") or any(Path.home().glob("[._]netrc"))
+        if not logged_in and os.environ.get("WANDB_MODE") not in ("offline", "disabled", "dryrun"):
+            return "there is no key; run wandb login, or set WANDB_API_KEY or WANDB_MODE=offline"
+    return None
 
 
 def _check_contents(contents: Sequence[str]) -> None:
@@ -194,6 +222,8 @@ def _complete_precision(config: DictConfig) -> None:
 def _complete_optimizer(config: DictConfig) -> None:
     """One kernel for all parameters, where the user has not chosen an optimizer or options of their own."""
     optim, scaled = config.optim, config.engine.dtype == "float16"
+    if optim.clip_grad is not None and not optim.clip_grad >= 0:
+        raise ValueError(f"expected optim.clip_grad of 0 (no clipping) or more; found {optim.clip_grad}")
     options = optim.override_optimizer_config or {}
     if scaled and options.get("fused"):
         raise ValueError(

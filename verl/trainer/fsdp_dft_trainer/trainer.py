@@ -1,6 +1,7 @@
 """The training loop. Read :meth:`DFTTrainer.fit` first, then :meth:`DFTTrainer.train_step`."""
 
 import datetime
+import math
 import random
 import time
 from collections.abc import Iterable
@@ -64,6 +65,7 @@ class DFTTrainer:
         optim = only_fields_of_target(self.config.optim)
         if optim.lr_scheduler_type not in ("cosine", "constant"):  # all that verl's dataclass knows
             optim.lr_scheduler_type = "constant"  # the engine builds the others itself, by EngineChoices.schedule
+        optim.clip_grad = optim.clip_grad or math.inf  # verl would scale every gradient to the norm 0
         today = [datetime.date.today().isoformat()]
         dist.broadcast_object_list(today)  # ranks that start around midnight must agree
         self.model_config, self.prompt_format = model_and_prompts(self.config, today[0])
