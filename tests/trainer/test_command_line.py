@@ -227,7 +227,7 @@ def test_verls_own_names_work():
         (["~optim.lr"], "settings cannot be removed"),
         ([], "expected data.train_files=..., found nothing"),
         (MINIMAL[:1], "expected model.partial_pretrain=..., found nothing"),
-        ([*MINIMAL, "data.val_files=none.parquet"], "data.val_files: expected a parquet file, found nothing"),
+        ([*MINIMAL, "data.val_files=none.parquet"], "data.val_files: expected a data file, found nothing"),
         ([*MINIMAL, "data.prompt_key=prompt"], "expected the column prompt in a.parquet; found question, answer"),
         (
             [*MINIMAL, "objective.name=dtf"],
