@@ -6,7 +6,8 @@ from setuptools import find_namespace_packages, setup
 
 ROOT = Path(__file__).parent
 PACKAGES = ("verl.dft", "verl.math_eval", "verl.trainer.fsdp_dft_trainer")
-SCRIPTS = ("sh/*.sh", "examples/data_preprocess/*.py", "examples/grpo/*.py")  # those that need nothing but what is installed
+# Those that need nothing but what is installed.
+SCRIPTS = ("sh/*.sh", "examples/data_preprocess/*.py", "examples/grpo/*.py")
 
 
 def requirements(name: str) -> list[str]:
