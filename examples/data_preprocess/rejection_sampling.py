@@ -135,7 +135,7 @@ def draw_samples(args: argparse.Namespace, questions: Sequence[Question]) -> Non
     from verl.math_eval.generation import make_backend
     from verl.math_eval.harness import model_fingerprint
     from verl.math_eval.options import EvalOptions
-    from verl.math_eval.prompting import check_prompt_type, choose_format
+    from verl.math_eval.prompting import check_prompt_type, choose_format, encoded
 
     options = EvalOptions(
         data_names=(args.source,),
@@ -163,7 +163,8 @@ def draw_samples(args: argparse.Namespace, questions: Sequence[Question]) -> Non
             print(f"warning: {warning}", file=sys.stderr)
         fingerprint = model_fingerprint(backend.folder, backend.commit)
         place = BenchmarkSource(SAMPLES, entry, Path(args.source))
-        BenchmarkRun(backend, chosen.format, evaluation, options, place, problems, fingerprint).execute()
+        prompts = encoded(problems, chosen.format, backend.tokenizer)
+        BenchmarkRun(backend, chosen.format, evaluation, options, place, problems, prompts, fingerprint).execute()
     finally:
         backend.close()
 

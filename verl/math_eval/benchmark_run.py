@@ -66,9 +66,8 @@ class BenchmarkRun:
                 "prompt_format": template,
                 "sampling": asdict(self.options.sampling),
                 "seed": self.options.seed,
-                "data": data_hash(
-                    all_problems
-                ),  # of all problems, so that a larger num_test_sample continues this folder
+                # Of all problems, so that a larger num_test_sample continues this folder.
+                "data": data_hash(all_problems),
             },
             "grading": self.options.grading,
             "described": {

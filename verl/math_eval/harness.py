@@ -28,7 +28,7 @@ from verl.math_eval.evaluation import (
 )
 from verl.math_eval.generation import make_backend
 from verl.math_eval.options import DEFAULT_BENCHMARKS, EvalOptions, Questions, check_inputs
-from verl.math_eval.prompting import ChosenFormat, choose_format
+from verl.math_eval.prompting import ChosenFormat, choose_format, encoded
 from verl.math_eval.regrading import regraded
 from verl.math_eval.report import report_over, write_report
 
@@ -187,10 +187,7 @@ def evaluate(
         finally:
             backend.close()
     chosen = choose_format(options.prompt_type, model.folder, model.tokenizer, options.num_shots)
-    prompts = [
-        {p.id: tuple(chosen.format.encode(p.question, model.tokenizer)) for p in options.chosen(found)}
-        for found in problems
-    ]
+    prompts = [encoded(options.chosen(found), chosen.format, model.tokenizer) for found in problems]
     warnings = (
         *_warnings(chosen, options),
         *_partial(sources, problems, options),

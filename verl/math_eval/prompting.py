@@ -1,10 +1,13 @@
 """Which prompt a checkpoint is scored with: its own stored format, its chat template, or a named one."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from verl.dft.data.prompts import FILE_NAME, NAMED_TEMPLATES, PromptFormat, resolve_prompt_format
 from verl.dft.data.templates import PROGRAM_TYPES, TEMPLATES
+from verl.math_eval.benchmarks import Problem
 from verl.math_eval.few_shot import check_num_shots, with_examples
 
 AUTO, CHAT = "auto", "chat_template"
@@ -91,6 +94,11 @@ def choose_format(prompt_type: str, model_folder: str, tokenizer, num_shots: int
         "the scores understate the model. Use --prompt_type auto for the stored format."
     )
     return ChosenFormat(asked, stored, warning)
+
+
+def encoded(problems: Iterable[Problem], prompt_format: PromptFormat, tokenizer: Any) -> dict[str, tuple[int, ...]]:
+    """The token ids with which each problem is asked, by the problem's id."""
+    return {problem.id: tuple(prompt_format.encode(problem.question, tokenizer)) for problem in problems}
 
 
 def _stops(prompt_type: str, stored: PromptFormat | None, tokenizer) -> list[str]:
