@@ -186,7 +186,7 @@ def test_a_mistake_is_one_line_and_status_1(tmp_path, tiny_model):
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.strip()]
     assert len(errors) == 1 and errors[0].startswith(
-        "error: data.train_files: expected a parquet file, found nothing at"
+        "error: data.train_files: expected a data file, found nothing at"
     )
 
 

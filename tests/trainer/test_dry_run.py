@@ -137,7 +137,7 @@ def test_logits_and_a_frozen_model_are_counted_where_they_are_kept(dry_run):
 
 
 def test_what_would_end_a_run_ends_a_dry_run_too(dry_run, no_weights, tmp_path):
-    with pytest.raises(ValueError, match="data.train_files: expected a parquet file, found nothing at .*missing"):
+    with pytest.raises(ValueError, match="data.train_files: expected a data file, found nothing at .*missing"):
         dry_run(f"data.train_files={tmp_path}/missing.parquet")
     with pytest.raises(ValueError, match="at least data.train_batch_size=64 training rows, found 40"):
         dry_run("data.train_batch_size=64")
