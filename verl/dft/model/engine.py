@@ -95,7 +95,8 @@ class DFTEngine(FSDPEngineWithLMHead):
         attention.register()
         module = self._loaded()
         if loading.freeze_all_but_text(module):
-            self.engine_config.use_orig_params = True  # else fsdp mixes frozen weights with trained ones
+            # Else fsdp mixes frozen weights with trained ones. verl freezes its dataclass.
+            object.__setattr__(self.engine_config, "use_orig_params", True)
         layers = loading.classes_to_shard(module)
         if layers:
             self.engine_config.wrap_policy.setdefault("transformer_layer_cls_to_wrap", layers)
