@@ -2,6 +2,7 @@
 
 import re
 
+from verl.math_eval.grading.brackets import nesting
 from verl.math_eval.grading.judge import Comparison, Rule, Symbolic, Verdict, by
 from verl.math_eval.grading.normalize import MAX_LENGTH, key, normalize
 from verl.math_eval.grading.readings import readings
@@ -12,7 +13,7 @@ from verl.math_eval.grading.rules.quantities import quantity, same_compound
 from verl.math_eval.grading.rules.regions import region
 from verl.math_eval.grading.rules.relations import clause, relation
 from verl.math_eval.grading.rules.words import conditional, text
-from verl.math_eval.grading.symbolic.limits import MAX_BRACKETS, nesting
+from verl.math_eval.grading.symbolic.limits import MAX_BRACKETS
 from verl.math_eval.grading.values.decimals import number
 
 _RULES: tuple[Rule, ...] = (

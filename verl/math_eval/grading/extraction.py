@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from verl.math_eval.grading import prose
+from verl.math_eval.grading.brackets import matching_braces
 from verl.math_eval.grading.prose import MATH, SENTENCE_END
 
 TAIL = 20_000  # characters of a text that are looked at, from its end
@@ -152,7 +153,7 @@ def last_box(text: str) -> str | None:
 
 def find_boxes(text: str) -> tuple[list[tuple[int, int, int, int]], bool]:
     """([(start, content start, content end, end)] of the outermost boxes, whether one never closes)."""
-    closes = _matching_braces(text)
+    closes = matching_braces(text)
     boxes: list[tuple[int, int, int, int]] = []
     unclosed = False
     for match in _BOX.finditer(text):
@@ -211,18 +212,6 @@ def _balanced(text: str) -> bool:
 def _without_dollars(text: str) -> str:
     text = text.strip()
     return text[1:-1].strip() if text[:1] == text[-1:] == "$" and text.count("$") == 2 else text
-
-
-def _matching_braces(text: str) -> dict[int, int]:
-    """Position of each "{" -> position of its "}"; a backslash takes the next character with it."""
-    closes: dict[int, int] = {}
-    stack: list[int] = []
-    for match in re.finditer(r"\\.|[{}]", text, re.DOTALL):
-        if match.group() == "{":
-            stack.append(match.start())
-        elif match.group() == "}" and stack:
-            closes[stack.pop()] = match.start()
-    return closes
 
 
 def _unwrap(content: str) -> str:

@@ -22,7 +22,8 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
-from verl.math_eval.grading.normalize import braced, names, normalize
+from verl.math_eval.grading.brackets import braced
+from verl.math_eval.grading.normalize import names, normalize
 from verl.math_eval.grading.rules.words import number_word
 from verl.math_eval.grading.values.evaluate import (
     NotRational,

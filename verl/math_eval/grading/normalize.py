@@ -8,6 +8,8 @@ import re
 import unicodedata
 from fractions import Fraction
 
+from verl.math_eval.grading.brackets import braced, closing_parenthesis
+
 TEXT, END = "\ue000", "\ue001"  # private-use characters around what stood in \text{...}
 MAX_LENGTH = 4_000
 
@@ -342,19 +344,6 @@ def _word(match: re.Match[str]) -> str:
     return match.group()
 
 
-def braced(text: str, start: int) -> tuple[str, int]:
-    """(content of the group that opens at ``start``, position after it); an unclosed group goes to the end."""
-    depth = 0
-    for match in re.compile(r"\\.|[{}]", re.DOTALL).finditer(text, start):
-        if match.group() == "{":
-            depth += 1
-        elif match.group() == "}":
-            depth -= 1
-            if depth == 0:
-                return text[start + 1 : match.start()], match.end()
-    return text[start + 1 :], len(text)
-
-
 _ARGUMENTS = {"frac": 2, "binom": 2, "sqrt": 1}
 _SHORT = re.compile(r"\s*(\\[a-zA-Z]+|[0-9a-zA-Z])")
 
@@ -389,20 +378,11 @@ def _argument(text: str, position: int) -> tuple[str | None, int]:
         content, end = braced(text, position)
         return _explicit_arguments(content), end
     if text[position : position + 1] == "(":
-        close = _closing_parenthesis(text, position)
+        close = closing_parenthesis(text, position)
         return (None, position) if close is None else (_explicit_arguments(text[position + 1 : close]), close + 1)
     if short := _SHORT.match(text, position):
         return short.group(1), short.end()
     return None, position
-
-
-def _closing_parenthesis(text: str, start: int) -> int | None:
-    depth = 0
-    for i in range(start, len(text)):
-        depth += {"(": 1, ")": -1}.get(text[i], 0)
-        if depth == 0:
-            return i
-    return None
 
 
 def _degrees(text: str) -> str:

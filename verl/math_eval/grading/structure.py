@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from verl.math_eval.grading.brackets import scan
 from verl.math_eval.grading.normalize import END, TEXT, key
 
 T = TypeVar("T")
@@ -51,15 +52,7 @@ class Bracketed:
 
 def steps(text: str) -> list[tuple[str, int, int]]:
     """(token, position, depth before it); the depth counts all brackets, whatever their kind, and environments."""
-    found, depth = [], 0
-    for match in _STEP.finditer(text):
-        token = match.group()
-        if token in _CLOSE or token.startswith("\\end{"):
-            depth -= 1
-        found.append((token, match.start(), depth))
-        if token in _OPEN or token.startswith("\\begin{"):
-            depth += 1
-    return found
+    return list(scan(text, _STEP, _OPEN, _CLOSE))
 
 
 def split_top(text: str, separators: frozenset[str]) -> list[str]:

@@ -2,6 +2,8 @@
 
 import re
 
+from verl.math_eval.grading.brackets import nesting
+
 MAX_SYMBOLIC_LENGTH = 600
 MAX_NESTING = 25
 MAX_BRACKETS = 50  # deeper answers are compared as text only
@@ -28,12 +30,3 @@ def refusal(text: str) -> str:
     if _LONG_NUMBER.search(text) or _LARGE_EXPONENT.search(text) or _LARGE_CHOICE.search(text) or _TOWER.search(text):
         return "refused: a large number"
     return "refused: nested too deeply" if nesting(text) > MAX_NESTING else ""
-
-
-def nesting(text: str) -> int:
-    """The most brackets open at one place."""
-    depth = deepest = 0
-    for c in text:
-        depth += (c in "([{") - (c in ")]}")
-        deepest = max(deepest, depth)
-    return deepest

@@ -10,7 +10,8 @@ import re
 from fractions import Fraction
 from typing import Any
 
-from verl.math_eval.grading.normalize import END, FUNCTIONS, GREEK, TEXT, braced, names
+from verl.math_eval.grading.brackets import braced
+from verl.math_eval.grading.normalize import END, FUNCTIONS, GREEK, TEXT, names
 
 MAX_DEPTH = 40
 MAX_TOKENS = 1_500
@@ -250,13 +251,13 @@ class _Parser:
             if self.kind is None:
                 raise Unreadable("an empty argument")
             return self._advance()
-        parts, depth = [], 0
-        while self.kind is not None:
-            depth += {"{": 1, "}": -1}.get(self.value, 0)
-            parts.append(self._advance())
-            if depth == 0:
-                return "".join(parts[1:-1]).replace(TEXT, "").replace(END, "").replace(" ", "")
-        raise Unreadable("a brace never closes")
+        start = self.end - 1
+        content, end = braced(self.text, start)
+        if start + len(content) + 2 > end:
+            raise Unreadable("a brace never closes")
+        while self.kind is not None and self.end <= end:
+            self._advance()
+        return re.sub(rf"[\s{TEXT}{END}]", "", content)
 
     def _function_name(self) -> str | None:
         name = self.value[1:] if self.kind == "cmd" else ""
