@@ -22,12 +22,12 @@ CALLS |= {"importlib.import_module", "load_extern_object", "exec_module", "runpy
 METHODS = {"compile", "eval"}  # harmless as methods: re.compile, model.eval
 MODULES = {"pickle", "cloudpickle", "dill", "marshal", "shelve", "joblib"}
 FLAGS = {"shell", "trust_remote_code", "allow_pickle"}  # set to True, or to what we cannot see
-# What runs code that the user named or allowed on the command line: that is its purpose.
+# What runs code that the user named or allowed on the command line, or that settings.py names: that is its purpose.
 ALLOWED = {
     ("verl/dft/loss/objectives.py", "exec_module"): "objective.path",
     ("verl/trainer/fsdp_dft_trainer/trainer.py", "load_extern_object"): "data.custom_cls.path",
-    ("verl/trainer/fsdp_dft_trainer/memory.py", "trust_remote_code"): "model.trust_remote_code",
-    ("verl/dft/model/export.py", "trust_remote_code"): "model.trust_remote_code",
+    ("verl/dft/model/loading.py", "trust_remote_code"): "model.trust_remote_code",
+    ("verl/trainer/fsdp_dft_trainer/settings.py", "importlib.import_module"): "whether flash-attn and Liger load",
 }
 
 

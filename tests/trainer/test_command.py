@@ -251,5 +251,5 @@ def test_the_stop_token_is_stored_and_must_be_one_token(tiny_model, tmp_path):
     assert prompt_format(ended, tokenizer).stop == ("<|im_end|>",)
     with pytest.raises(ValueError, match="expected a tokenizer with an eos token, found none"):
         prompt_format(complete_config(compose_config(flags), Launch(), say=lambda text: None), tokenizer)
-    with pytest.raises(ValueError, match="to be one token of the tokenizer, found 'END'"):
+    with pytest.raises(ValueError, match="expected a response to end in a token of its own, found 'END'"):
         stop("data.response_end=END")
