@@ -28,7 +28,7 @@ def scan(
 
 def nesting(text: str) -> int:
     """The most brackets open at one place."""
-    return max((depth + 1 for token, _, depth in scan(text, _BRACKETS, "([{", ")]}") if token in "([{"), default=0)
+    return max([0, *(depth + 1 for token, _, depth in scan(text, _BRACKETS, "([{", ")]}") if token in "([{")])
 
 
 def braced(text: str, start: int) -> tuple[str, int]:

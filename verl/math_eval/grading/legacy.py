@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from verl.math_eval.grading.brackets import braced
-from verl.math_eval.grading.normalize import names, normalize
+from verl.math_eval.grading.normalize import normalize, word_list
 from verl.math_eval.grading.rules.words import number_word
 from verl.math_eval.grading.values.evaluate import (
     NotRational,
@@ -42,7 +42,7 @@ MAX_LENGTH = 2_000  # longer answers are compared as text
 MAX_DEPTH = 4
 _NUMBER = re.compile(r"-?\d*\.?\d+")
 # The letters are among the original's units as well.
-_UNITS = names(
+_UNITS = word_list(
     "degrees? mph kmph ft miles? minutes? hours? seconds? days? weeks? months? years? inch(?:es)? feet foot yards? "
     "meters? centimeters? km cm mm kg gm grams? liters? ml gallons? pounds? lbs ounces? dollars? cents? rupees? rs "
     "percent units? square sq cubic points? people ways times mi am pm men women boys girls students apples pieces "
@@ -52,7 +52,7 @@ _UNIT = re.compile(rf"(^|\W)(?:{'|'.join(_UNITS)})(?=$|\W)")
 _FINAL = re.compile(r"final answer is \$(.{0,2000}?)\$\. I hope", re.DOTALL)
 _PHRASES = ("he answer is", "final answer is", "答案是")
 _RENAMED = (("tfrac", "frac"), ("dfrac", "frac"), ("bmatrix", "pmatrix"), ("\\{", "{"), ("\\}", "}"))
-_DELETED = names(r"\! \left \right ^{\circ} ^\circ \$ $ \( \) x= y= z= x\in \% % and \mathbf ' \"")
+_DELETED = word_list(r"\! \left \right ^{\circ} ^\circ \$ $ \( \) x= y= z= x\in \% % and \mathbf ' \"")
 _REWRITTEN = (("\\emptyset", "{}"), ("(-\\infty,\\infty)", "\\mathbb{R}"), (" .", " 0."), ("{.", "{0."))
 _ARRAY = re.compile(r"\\(begin|end)\{array\}(?:\{[lcr|]*\})?")
 _PMATRIX = re.compile(r"\\begin\{pmatrix\}(.*)\\end\{pmatrix\}", re.DOTALL)

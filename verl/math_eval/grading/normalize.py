@@ -14,7 +14,7 @@ TEXT, END = "\ue000", "\ue001"  # private-use characters around what stood in \t
 MAX_LENGTH = 4_000
 
 
-def names(text: str) -> tuple[str, ...]:
+def word_list(text: str) -> tuple[str, ...]:
     """The words of a text: a way to write long lists of names."""
     return tuple(text.split())
 
@@ -23,7 +23,7 @@ _SUPERSCRIPTS = dict(zip("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻ⁿⁱ", "0123456789+
 _SUBSCRIPTS = dict(zip("₀₁₂₃₄₅₆₇₈₉", "0123456789", strict=True))
 _ROOTS = {"√": "", "∛": "[3]", "∜": "[4]"}
 _GREEK_LETTERS = "αβγδεζηθικλμνξπρστυφχψωΓΔΘΛΞΠΣΦΨΩ"
-GREEK = names(
+GREEK = word_list(
     "alpha beta gamma delta epsilon zeta eta theta iota kappa lambda mu nu xi pi rho sigma tau upsilon phi chi psi "
     "omega Gamma Delta Theta Lambda Xi Pi Sigma Phi Psi Omega"
 )
@@ -64,10 +64,12 @@ _RENAMED = {
     "iff": "=", "to": "=", "dotsc": "ldots", "dots": "ldots", "cdots": "ldots", "lnot": "neg", "implies": "Rightarrow",
     "Longrightarrow": "Rightarrow", "therefore": "Rightarrow", "cr": "\\\\",
 }  # fmt: skip
-_WRAPPERS = names("num mathbf mathit mathsf mathtt boldsymbol bm pmb boxed fbox framebox ensuremath overset underline")
-_TEXTS = names("text textbf textit textrm textsf texttt textnormal textup mbox hbox mathrm operatorname mathop")
+_WRAPPERS = word_list(
+    "num mathbf mathit mathsf mathtt boldsymbol bm pmb boxed fbox framebox ensuremath overset underline"
+)
+_TEXTS = word_list("text textbf textit textrm textsf texttt textnormal textup mbox hbox mathrm operatorname mathop")
 # What may be typed without a backslash, or in \operatorname; ``expression`` reads all of them.
-FUNCTIONS = names(
+FUNCTIONS = word_list(
     "sin cos tan cot sec csc arcsin arccos arctan arccot sinh cosh tanh coth log ln exp lg cis max min gcd lcm sgn"
 )
 
@@ -107,7 +109,7 @@ _TYPED_UNIT = re.compile(
 _BOLD = re.compile(r"^\s*\*\*([^*]+)\*\*\s*$")
 _ANGLED = re.compile(r"^\s*<([^<>=]*,[^<>=]*)>\s*$")
 _DOTTED = re.compile(r"\\dot\s*\{?(\d)\}?(\d*)\\dot\s*\{?(\d)\}?")
-_IGNORED = names("hspace vspace phantom color textcolor label tag")  # with their argument
+_IGNORED = word_list("hspace vspace phantom color textcolor label tag")  # with their argument
 _SPELT_EXPONENT = re.compile(rf"(?<=\d)\s*{TEXT}\s*[eE]\s*{END}\s*(-?\d+)")
 _MARKED = re.compile(rf"({TEXT}[^{END}]*{END})")
 _CHINESE = re.compile(rf"({TEXT}[^{END}]*{END})|([\u4e00-\u9fff]+)")
@@ -245,11 +247,16 @@ def _exponents(text: str) -> str:
     return _SPELT_EXPONENT.sub(r"*10^{\1}", _SCIENTIFIC.sub(r"\1*10^{\2}", text))
 
 
+def unmarked(normalized: str, instead: str = "") -> str:
+    """The text without the marks of where text begins and ends."""
+    return normalized.replace(TEXT, instead).replace(END, instead)
+
+
 def key(normalized: str) -> str:
     """Equal keys are the same answer: blanks and text marks do not count, and braces around one character do not
     either.
     """
-    text = normalized.replace(TEXT, "").replace(END, "")
+    text = unmarked(normalized)
     text = re.sub(r"\s+(?!(?<=\d\s)\d)", "", text)  # "3 4" is not 34
     return re.sub(r"\{(\w)\}", r"\1", text)
 

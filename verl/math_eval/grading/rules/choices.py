@@ -3,7 +3,7 @@
 import re
 
 from verl.math_eval.grading.judge import Comparison
-from verl.math_eval.grading.normalize import END, TEXT
+from verl.math_eval.grading.normalize import END, TEXT, unmarked
 from verl.math_eval.grading.structure import bracketed
 
 _LETTER = re.compile(
@@ -45,7 +45,7 @@ def choice_letters(text: str) -> str | None:
     found = bracketed(text)
     if found is not None and len(found.items) > 1:
         return None
-    letters = re.sub(rf"[{TEXT}{END}\s,()]|\\text|\band\b", "", text)
+    letters = re.sub(r"[\s,()]|\\text|\band\b", "", unmarked(text, " "))
     if _LETTERS.fullmatch(letters) and len(set(letters)) == len(letters):
         return "".join(sorted(letters))
     return None

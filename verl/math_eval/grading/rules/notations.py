@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from verl.math_eval.grading.judge import Comparison, Decision
 from verl.math_eval.grading.names import is_name
-from verl.math_eval.grading.normalize import END, TEXT, key
+from verl.math_eval.grading.normalize import END, TEXT, key, unmarked
 from verl.math_eval.grading.rules.words import number_word
 from verl.math_eval.grading.structure import split_relation, split_top
 from verl.math_eval.grading.values.decimals import number
@@ -22,14 +22,14 @@ _TO = re.compile(rf"(?<=\d)\s*(?:{TEXT}\s*to\s*{END}|to(?![a-z]))\s*(?=\d)")
 _PREFIXES = {"0x": 16, "0b": 2, "0o": 8}
 _PREFIXED = re.compile(r"^(0[xbo])([0-9a-fA-F]+)$")
 _BASED = re.compile(r"(\d[\d,]*[0-9a-zA-Z]*|[0-9A-Z]+)(?:_\{?(?:base)?(\w+)\}?|base(\w+))")
-_MODULUS = re.compile(
+_WITH_MODULUS = re.compile(
     r"(.*?)\s*(?:\(\s*\\b?mod|\\pmod|\\mod|(\\bmod))\s*(?:\{([^{}]*)\}|(\d+|[a-zA-Z]))\s*\)?", re.DOTALL
 )
 
 
 def same_daytime(answer: str, gold: str) -> Decision:
     """4:30 p.m. is 4:30 PM and 16:30, and 4:30 where one side leaves the half of the day out; 7 a.m. is 7:00 a.m."""
-    plain = [t.replace(TEXT, "").replace(END, "").strip() for t in (answer, gold)]
+    plain = [unmarked(t).strip() for t in (answer, gold)]
     a, g = (_DAYTIME.fullmatch(_NAMED_TIMES.get(t.casefold(), _O_CLOCK.sub(":00", t))) for t in plain)
     if a is None or g is None or not (a[3] or g[3] or _O_CLOCK.search("".join(plain))):
         return None
@@ -77,7 +77,7 @@ def same_in_base(answer: str, gold: str) -> Decision:
     """1011_2 is 1011_{\\text{two}}, 1011 base 2 and 0b1011: the digits agree, and the base where both name one."""
     parts = [split_relation(t)[0] for t in (answer, gold)]
     plain = [m[1] if len(m) == 2 and is_name(m[0]) else t for m, t in zip(parts, (answer, gold), strict=True)]
-    plain = [re.sub(rf"[\s{TEXT}{END}()]", "", t) for t in plain]
+    plain = [re.sub(r"[\s()]", "", unmarked(t)) for t in plain]
     plain = [_PREFIXED.sub(lambda m: f"{m[2]}_{_PREFIXES[m[1]]}", t) for t in plain]
     found = [_BASED.fullmatch(t) for t in plain]
     if not any(found):
@@ -108,7 +108,7 @@ class Residue:
 
 def split_residue(text: str) -> Residue:
     """The parts of "x \\equiv 2 \\pmod 3" or "5 \\bmod 3"; without a modulus the value is the whole text."""
-    match = _MODULUS.fullmatch(text)
+    match = _WITH_MODULUS.fullmatch(text)
     if match is None:
         return Residue(text)
     operator = bool(match[2]) and not split_relation(match[1])[1]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from verl.math_eval.grading.judge import Comparison, Decision
-from verl.math_eval.grading.normalize import END, TEXT, names
+from verl.math_eval.grading.normalize import END, TEXT, unmarked, word_list
 from verl.math_eval.grading.values.decimals import number, precision, rounds_to
 
 _SYNONYMS = {
@@ -63,7 +63,7 @@ _SHORT_FOR = {"mph": "mi/h", "kph": "km/h", "kmh": "km/h"}
 _SYMBOL = {
     prefix + symbol: prefix + symbol
     for prefix in ("", "n", "u", "m", "k", "M", "G")
-    for symbol in names("m g s V A W J N K C F T L Pa Hz eV mol cal Wh")
+    for symbol in word_list("m g s V A W J N K C F T L Pa Hz eV mol cal Wh")
 }
 _DIMENSION = {"square": 2, "sq": 2, "cubic": 3, "cu": 3, "squared": 2, "cubed": 3}
 # Units of one kind that are used together, in units of the smallest: 5 hours and 30 minutes.
@@ -80,7 +80,7 @@ _TOGETHER = (
 )
 # Without \text only words that can be no product of variables.
 _PLAIN = sorted(
-    (w for w in (*_UNIT, *_SHORT_FOR) if len(w) > 1 and w not in names("in min Pa eV ev am pm rs mL")),
+    (w for w in (*_UNIT, *_SHORT_FOR) if len(w) > 1 and w not in word_list("in min Pa eV ev am pm rs mL")),
     key=len,
     reverse=True,
 )
@@ -134,7 +134,7 @@ def split_unit(text: str) -> Quantity:
     match = match or _IN_PARENTHESES.fullmatch(text)
     if match is None or _NOT_UNITS.search(match["unit"]) or not _is_value(match["value"].strip()):
         return Quantity(text)
-    plain = re.sub(rf"[\s{TEXT}{END}]", "", match["unit"]).casefold()
+    plain = re.sub(r"\s", "", unmarked(match["unit"])).casefold()
     return Quantity(match["value"].strip(), _canonical(match["unit"]), words=plain)
 
 
@@ -170,7 +170,7 @@ def letters_as_unit(text: str, other: Quantity) -> Quantity | None:
 
 def _canonical(unit: str) -> str:
     """One spelling of a known unit, like "kg*m/s^2"; "" for others."""
-    text = re.sub(rf"[{TEXT}{END}]", " ", unit)
+    text = unmarked(unit, " ")
     text = re.sub(r"\\frac\{(.*)\}\{(.*)\}", r"\1/\2", text)
     text = re.sub(r"\b([apAP])\.?\s?([mM])\b\.?", r"\1\2", text).replace("\\Omega", "ohm")
     text = _PER_SECOND.sub(r"\1 s", re.sub(r"\\mu\s*", "u", text))
@@ -225,7 +225,7 @@ class Compound:
 
 def compound(text: str) -> Compound | None:
     """Read "5 hours and 30 minutes" or 6'2"; None for everything else."""
-    plain = _FEET_AND_INCHES.sub(r"\1 ft \2 in", re.sub(rf"[{TEXT}{END}]", " ", text))
+    plain = _FEET_AND_INCHES.sub(r"\1 ft \2 in", unmarked(text, " "))
     if len(plain) > 100 or not re.fullmatch(rf"(?:{_PART.pattern}){{2,4}}", plain):
         return None
     parts = [(Fraction(m[1]), _canonical(m[2])) for m in _PART.finditer(plain)]

@@ -35,7 +35,7 @@ _MEMBER = re.compile(
     r"|[A-Z](?:_\{\w+\})?\s*=\s*(?=\\\{)"
 )
 _VARIABLE = re.compile(r"(?!\s*(?:e|\\pi|\\infty)\s*$)(?:[a-zA-Z]|\\[a-zA-Z]+)\s*(?:_\{\w+\})?\s*(?:\([a-z]\))?\s*")
-_MODULUS = re.compile(r"\|\s*([a-zA-Z])\s*([-+][^|]*)?\|")
+_ABSOLUTE_VALUE = re.compile(r"\|\s*([a-zA-Z])\s*([-+][^|]*)?\|")
 _SIGN = re.compile(r"\\(?:cup|cap|setminus)(?![a-zA-Z])|\\mathbb\{R\}")
 _OUTWARD = re.compile(r"\s*([\[\]])(.*)([\[\]])\s*", re.DOTALL)
 
@@ -122,7 +122,7 @@ def _conditions(text: str, conditions: list[str]) -> Region | None:
 def variable_of(condition: str) -> str:
     """The variable that a condition is about, or ""."""
     members, _ = split_relation(condition)
-    found = next((m for m in members if _VARIABLE.fullmatch(m) or _MODULUS.fullmatch(m)), "")
+    found = next((m for m in members if _VARIABLE.fullmatch(m) or _ABSOLUTE_VALUE.fullmatch(m)), "")
     return key(found.strip("| ")[:1] if "|" in found else found)
 
 
@@ -183,7 +183,7 @@ def _relation(members: list[str], signs: list[str], listed: bool) -> Region | No
         members, signs = members[::-1], [FLIPPED[s] for s in signs[::-1]]
     if not all(sign in ("<", "\\leq") for sign in signs):
         return None
-    if _MODULUS.fullmatch(members[1]):  # 1 < |x| < 2
+    if _ABSOLUTE_VALUE.fullmatch(members[1]):  # 1 < |x| < 2
         beyond = _one_sided(members[0], signs[0], members[1], listed=False)
         return _intersection([beyond, _one_sided(members[1], signs[1], members[2], listed=False)])
     if not _VARIABLE.fullmatch(members[1]):
@@ -192,13 +192,13 @@ def _relation(members: list[str], signs: list[str], listed: bool) -> Region | No
 
 
 def _one_sided(left: str, sign: str, right: str, listed: bool) -> Region | None:
-    if not _VARIABLE.fullmatch(left) and not _MODULUS.fullmatch(left):
+    if not _VARIABLE.fullmatch(left) and not _ABSOLUTE_VALUE.fullmatch(left):
         left, right, sign = right, left, FLIPPED.get(sign, sign)
     if _VARIABLE.fullmatch(right):
         return None
-    if modulus := _MODULUS.fullmatch(left):  # |x - 1| < 2
+    if distance := _ABSOLUTE_VALUE.fullmatch(left):  # |x - 1| < 2
         closed = sign in ("\\leq", ">")
-        shift = f"-({modulus[2]})" if modulus[2] else ""
+        shift = f"-({distance[2]})" if distance[2] else ""
         inside = [_interval(f"-({right}){shift}", closed, right + shift, closed)]
         return inside if sign in ("<", "\\leq") else _complement(inside) if sign in FLIPPED else None
     if not _VARIABLE.fullmatch(left):

@@ -4,20 +4,20 @@ import re
 from fractions import Fraction
 
 from verl.math_eval.grading.judge import Comparison
-from verl.math_eval.grading.normalize import END, QUOTES, TEXT, names
+from verl.math_eval.grading.normalize import END, QUOTES, TEXT, unmarked, word_list
 
 _NUMBER_WORDS = {
     word: value
     for value, word in enumerate(
-        names(
+        word_list(
             "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
             "seventeen eighteen nineteen twenty"
         )
     )
-} | {word: 10 * tens for tens, word in enumerate(names("thirty forty fifty sixty seventy eighty ninety"), 3)}
+} | {word: 10 * tens for tens, word in enumerate(word_list("thirty forty fifty sixty seventy eighty ninety"), 3)}
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 1_000, "million": 10**6, "billion": 10**9}
 _PARTS = {
-    word: parts for parts, word in enumerate(names("half third quarter fifth sixth seventh eighth ninth tenth"), 2)
+    word: parts for parts, word in enumerate(word_list("half third quarter fifth sixth seventh eighth ninth tenth"), 2)
 } | {"halve": 2, "fourth": 4, "hundredth": 100}
 _SYNONYMS = {
     "dne": "doe not exist",
@@ -90,7 +90,7 @@ def words(text: str) -> str | None:
     """A text answer in one spelling: lower case, no articles, no plural s, no punctuation, the parts of "a and b" in
     order; None for formulas.
     """
-    plain = text.replace(TEXT, "").replace(END, "").strip(f" {QUOTES}")
+    plain = unmarked(text).strip(f" {QUOTES}")
     if _NOT_WORDS.search(plain) or not re.search(r"[^\W\d_]{2}", plain) or not _WORDS.fullmatch(plain):
         return None
     if TEXT not in text and ("," in plain or "(" in plain or any(c.isdigit() for c in plain)):
@@ -119,7 +119,7 @@ def _plain_words(text: str) -> str:
 
 def number_word(text: str) -> Fraction | None:
     """5 of "five", 125 of "one hundred and twenty-five", 2/3 of "two thirds"; None for other words."""
-    found = re.split(r"[\s-]+", text.replace(TEXT, "").replace(END, "").strip().casefold())
+    found = re.split(r"[\s-]+", unmarked(text).strip().casefold())
     if len(found) > 12:
         return None
     parts = _PARTS.get(found[-1]) or _PARTS.get(found[-1].removesuffix("s"))
@@ -165,7 +165,7 @@ def in_symbols(text: str) -> str:
         return text
     if plain in _WORDS_FOR_SYMBOLS:
         return _WORDS_FOR_SYMBOLS[plain]
-    found = text.replace(TEXT, "").replace(END, "").split()
+    found = unmarked(text).split()
     for end in range(len(found), max(0, len(found) - 3), -1):
         if (value := number_word(" ".join(found[:end]))) is not None:
             rest = " ".join(found[end:])

@@ -11,7 +11,7 @@ from fractions import Fraction
 from typing import Any
 
 from verl.math_eval.grading.brackets import braced
-from verl.math_eval.grading.normalize import END, FUNCTIONS, GREEK, TEXT, names
+from verl.math_eval.grading.normalize import END, FUNCTIONS, GREEK, TEXT, unmarked, word_list
 
 MAX_DEPTH = 40
 MAX_TOKENS = 1_500
@@ -20,13 +20,13 @@ MAX_DIGITS = 1_000
 
 Node = tuple
 
-_LIST_FUNCTIONS = names("max min gcd lcm")  # of any number of arguments
+_LIST_FUNCTIONS = word_list("max min gcd lcm")  # of any number of arguments
 _UNKNOWN_FUNCTION = re.compile(r"([fghFGH])(?:\s*(?:'|[_^]\{[^{}]*\}))*\s*(\()?")
 _INVERSE = {"sin": "arcsin", "cos": "arccos", "tan": "arctan", "cot": "arccot"}
-_DECORATED = names(
+_DECORATED = word_list(
     "hat bar vec dot ddot tilde overline overrightarrow mathcal mathbb mathfrak mathscr widehat widetilde underline"
 )
-_SYMBOLS = (*GREEK, *names("vartheta varrho Upsilon hbar ell Re Im nabla partial odot oplus star mho"))
+_SYMBOLS = (*GREEK, *word_list("vartheta varrho Upsilon hbar ell Re Im nabla partial odot oplus star mho"))
 _TOKEN = re.compile(
     rf"\s*(?:(?P<repeat>\d*\.\d*\\(?:overline|dot|bar)\s*\{{\d{{1,60}}\}})|(?P<num>\d+(?:\.\d*)?|\.\d+)|(?P<text>{TEXT}[^{END}]*{END})"
     r"|(?P<cmd>\\[a-zA-Z]+)|(?P<letter>[a-zA-Z])|(?P<op>[-+*/^_!|()\[\]{}',]))"
@@ -181,7 +181,7 @@ class _Parser:
             return self._symbol(value)
         if kind == "text":
             self._advance()
-            return ("sym", value.strip(TEXT + END + " "))
+            return ("sym", unmarked(value).strip(" "))
         if kind == "op" and value in "([{":
             return self._enclosed({"(": ")", "[": "]", "{": "}"}[value])
         if kind == "op" and value == "|":
@@ -257,7 +257,7 @@ class _Parser:
             raise Unreadable("a brace never closes")
         while self.kind is not None and self.end <= end:
             self._advance()
-        return re.sub(rf"[\s{TEXT}{END}]", "", content)
+        return re.sub(r"\s", "", unmarked(content))
 
     def _function_name(self) -> str | None:
         name = self.value[1:] if self.kind == "cmd" else ""
