@@ -57,6 +57,8 @@ def steps(text: str) -> list[tuple[str, int, int]]:
 
 def split_top(text: str, separators: frozenset[str]) -> list[str]:
     """Cut at separators outside all brackets; parts keep their order and may be empty."""
+    if not any(separator in text for separator in separators):
+        return [text]  # most texts: not worth a walk
     parts, start = [], 0
     for token, position, depth in steps(text):
         if depth == 0 and token in separators:
@@ -91,6 +93,8 @@ def drop_where(text: str) -> str:
 def bracketed(text: str) -> Bracketed | None:
     """The parts of an answer that is one pair of brackets; None for everything else, also for (a+b)(c+d)."""
     text = text.strip()
+    if not text.startswith(tuple(_PARTNER)):
+        return None
     found = steps(text)
     if len(found) < 2 or found[0][0] not in _PARTNER or found[-1][0] not in _PARTNER[found[0][0]]:
         return None
@@ -104,6 +108,8 @@ def bracketed(text: str) -> Bracketed | None:
 
 def split_relation(text: str) -> tuple[list[str], list[str]]:
     """(members, relation signs between them) of a chain like 1 < x \\leq 5; no signs: one member."""
+    if not any(sign in text for sign in RELATIONS):
+        return [text.strip()], []
     members, signs, start = [], [], 0
     for token, position, depth in steps(text):
         if depth == 0 and token in RELATIONS:
