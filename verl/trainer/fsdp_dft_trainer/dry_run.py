@@ -4,7 +4,6 @@ Needs the data files and a model folder with configuration and tokenizer. WORLD_
 many ranks; torchrun sets it, and without torchrun it is 1.
 """
 
-import dataclasses
 import os
 from collections.abc import Callable, Iterator
 
@@ -31,9 +30,7 @@ def dry_run(config: DictConfig, say: Say = print) -> None:
     """Print steps, tokens, micro-batches, memory and one row with its mask. Raises ValueError as a run would."""
     if os.environ.get("RANK", "0") != "0":
         return
-    launch = Launch.of_torchrun()
-    if "LOCAL_WORLD_SIZE" not in os.environ:
-        launch = dataclasses.replace(launch, local=config.trainer.n_gpus_per_node or launch.world)
+    launch = Launch.of_torchrun(config.trainer.n_gpus_per_node)
     ranks, completed = launch.world, complete_config(config, launch, say)
     model, prompts = model_and_prompts(completed)
     for line in choose_layout(completed, model):

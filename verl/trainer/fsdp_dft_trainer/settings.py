@@ -40,9 +40,13 @@ class Launch:
     local: int = 1
 
     @classmethod
-    def of_torchrun(cls) -> "Launch":
-        """The one that torchrun wrote into this process's environment; alone without torchrun."""
-        return cls(int(os.environ.get("WORLD_SIZE", 1)), int(os.environ.get("LOCAL_WORLD_SIZE", 1)))
+    def of_torchrun(cls, local: int | None = 1) -> "Launch":
+        """The one that torchrun wrote into this process's environment; alone without torchrun.
+
+        local: ranks of this machine where the environment does not say; None or 0: all of them.
+        """
+        world = int(os.environ.get("WORLD_SIZE", 1))
+        return cls(world, int(os.environ.get("LOCAL_WORLD_SIZE", local or world)))
 
 
 def complete_config(config: DictConfig, launch: Launch, say: Any = print) -> CompletedConfig:
