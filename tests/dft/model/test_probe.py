@@ -116,3 +116,11 @@ def test_lora_leaves_out_a_router_that_peft_cannot_adapt_and_says_so():
     assert probe.adaptable(gemma2(), lora) == (None, "")
     with pytest.raises(ValueError, match="LoRA does not run on this model as asked.*nothing_such"):
         probe.adaptable(gemma2(), {"r": 4, "target_modules": ["nothing_such"]})
+
+
+@pytest.mark.parametrize("module", ["embed_tokens", "lm_head"])
+def test_lora_on_an_embedding_or_head_of_its_own_is_refused_before_training(module):
+    lora = {"r": 4, "target_modules": ["q_proj", module]}
+    assert probe.adaptable(MistralConfig(**SMALL, tie_word_embeddings=True), lora) == (None, "")
+    with pytest.raises(ValueError, match="FSDP cannot shard the adapted .* not tied. Set model.target_modules to"):
+        probe.adaptable(MistralConfig(**SMALL, tie_word_embeddings=False), lora)

@@ -210,7 +210,7 @@ def adaptable(hf_config: Any, lora: dict[str, Any], trust_remote_code: bool = Fa
             _alone(module, torch.ones(3, dtype=torch.long))
         except Exception as error:
             return f"{type(error).__name__}: {_first_line(error)}"
-        return None
+        return _shards_alone_and_adapted(module)
 
     reason = failure()
     if reason is None:
@@ -222,6 +222,16 @@ def adaptable(hf_config: Any, lora: dict[str, Any], trust_remote_code: bool = Fa
     raise ValueError(
         f"LoRA does not run on this model as asked: {reason}. Set model.target_modules to some of {', '.join(plain)}."
     )
+
+
+def _shards_alone_and_adapted(module: Any) -> str | None:
+    """FSDP shards an untied embedding and output layer as modules of their own, and cannot take peft's for them."""
+    model = module.get_base_model()
+    ends = {"input embedding": model.get_input_embeddings(), "output layer": model.get_output_embeddings()}
+    adapted = [name for name, layer in ends.items() if hasattr(layer, "base_layer")]
+    if not adapted or ends["input embedding"] is ends["output layer"] or model.config.tie_word_embeddings:
+        return None
+    return f"FSDP cannot shard the adapted {' and '.join(adapted)} of a model in which the two are not tied"
 
 
 def has_learned_positions(hf_config: Any, trust_remote_code: bool = False) -> bool:

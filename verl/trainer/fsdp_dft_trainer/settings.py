@@ -133,6 +133,8 @@ def _check_session(config: DictConfig) -> None:
 
 def _check_loggers(names: Sequence[str]) -> None:
     """Before a model is built: verl imports a logger, and asks it for its key, when training is about to begin."""
+    if isinstance(names, str):
+        raise ValueError(f"expected trainer.logger to be a list; found {names}. Write trainer.logger=[{names}].")
     for name in names:
         if name not in Tracking.supported_backend:
             known = ", ".join(Tracking.supported_backend)
