@@ -33,13 +33,15 @@ MUTANTS = {
         "loss/fused_head.py", "beta=0 if first else 1", "beta=0", UNIT,
     ),
     "one-hot forgotten": (
-        "loss/fused_head.py", "(d_log_probs * rest + d_kl * own)", "(-d_log_probs * own + d_kl * own)", UNIT,
+        "loss/chunk.py", "d_log_probs * self.rest + d_kl * self.own", "-d_log_probs * self.own + d_kl * self.own", UNIT,
     ),
     "1 - p as a difference": (
-        "loss/fused_head.py", "d_log_probs * rest + d_kl", "d_log_probs * (total - own) + d_kl", UNIT,
+        "loss/chunk.py", "d_log_probs * self.rest + d_kl", "d_log_probs * (total - self.own) + d_kl", UNIT,
     ),
-    "upstream factor ignored": ("loss/fused_head.py", "gradient.mul_(upstream)", "pass", UNIT),
-    "KL in the other direction": ("loss/fused_head.py", "d_logits.sub_(reference", "d_logits.add_(reference", UNIT),
+    "upstream factor ignored": ("loss/chunk.py", "gradient.mul_(factor)", "pass", UNIT),
+    "KL in the other direction": (
+        "loss/chunk.py", "d_logits.sub_(self.reference", "d_logits.add_(self.reference", UNIT,
+    ),
     "rows see each other": ("model/attention.py", "starts, sizes = borders[:-1][group_of_row == group]",
                             "starts, sizes = 0 * borders[:-1][group_of_row == group]", UNIT),
     "mean of means over micro-batches": (
