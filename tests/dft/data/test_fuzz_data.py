@@ -179,8 +179,12 @@ def check_conversations(folder, rows):
             continue
         if not any(m.get("weight", 1) for m in speaks):
             continue
+        spoken = [k for k, m in enumerate(messages) if m["role"] == "assistant"]
+        trained = [k for k in spoken if messages[k].get("weight", 1)]
+        # What is said after the last trained reply stays only where no reply that is not trained is part of it.
+        count = len(messages) if trained[-1] == spoken[-1] else trained[-1] + 1
         ids, mask = [], []
-        for m in messages:
+        for m in messages[:count]:
             whole = turn(m["role"], m["content"] or "")
             is_trained = m["role"] == "assistant" and m.get("weight", 1)
             head = len(turn("assistant", "")) - 2 if is_trained else len(whole)

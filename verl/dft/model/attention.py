@@ -53,6 +53,9 @@ class PackedRows:
         self._on_host, self._device = borders, device
         self.longest = int(borders.diff().max())
         self.borders = send(borders.to(torch.int32), device)
+        if not (isinstance(device, int) or torch.device(device).type == "cuda"):
+            # Now, and not inside a compiled layer, whose recomputation would find them and be another graph.
+            _ = self._grouped
 
     @functools.cached_property
     def _grouped(self) -> tuple[list[tuple[torch.Tensor, torch.Tensor]], torch.Tensor]:
